@@ -1,0 +1,1 @@
+//! Text in, [`crate::core::AppSpec`] out: ecosystem files, options, defaults, aliases, validation, dumps.

@@ -1,0 +1,1 @@
+//! What knows Node: the cluster channel, its listening sockets, the worker's agent.
