@@ -1,5 +1,13 @@
 //! Typed errors of the bus: `org.pm2rs1.Error.*`. The command line maps them to PM2's messages and exit codes without
 //! reading their text; the text is a whole sentence for those who come by `busctl`.
+//!
+//! On the wire an error has its name and, as D-Bus wants it, the sentence as first argument. Where a variant carries
+//! something else than its sentence, that is the second argument, so a client rebuilds the very same value.
+
+use zbus::DBusError;
+use zbus::fdo;
+use zbus::message::{Header, Message};
+use zbus::names::ErrorName;
 
 /// Why a request was refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,10 +36,183 @@ pub enum Error {
     /// There is nothing to be done (scale to the present count).
     #[error("nothing to do")]
     NothingToDo,
+    /// Too much at once from this caller; asking again later is right.
+    #[error("{0}")]
+    TooManyRequests(String),
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
+    /// The daemon cannot be reached, or went away before it answered. Made by clients only.
+    #[error("cannot reach the daemon: {0}")]
+    Unreachable(String),
     /// It failed though it should not have.
     #[error("{0}")]
     Failed(String),
+}
+
+const PREFIX: &str = "org.pm2rs1.Error.";
+
+impl Error {
+    /// The error's name on the bus, `org.pm2rs1.Error.` in front.
+    #[must_use]
+    pub fn bus_name(&self) -> &'static str {
+        match self {
+            Error::NoSuchTarget(_) => "org.pm2rs1.Error.NoSuchTarget",
+            Error::NoProcess => "org.pm2rs1.Error.NoProcess",
+            Error::NoSuchJob(_) => "org.pm2rs1.Error.NoSuchJob",
+            Error::AccessDenied(_) => "org.pm2rs1.Error.AccessDenied",
+            Error::InvalidArgument(_) => "org.pm2rs1.Error.InvalidArgument",
+            Error::AlreadyLaunched(_) => "org.pm2rs1.Error.AlreadyLaunched",
+            Error::NotPossible(_) => "org.pm2rs1.Error.NotPossible",
+            Error::NothingToDo => "org.pm2rs1.Error.NothingToDo",
+            Error::TooManyRequests(_) => "org.pm2rs1.Error.TooManyRequests",
+            Error::ShuttingDown => "org.pm2rs1.Error.ShuttingDown",
+            Error::Unreachable(_) => "org.pm2rs1.Error.Unreachable",
+            Error::Failed(_) => "org.pm2rs1.Error.Failed",
+        }
+    }
+
+    /// What the variant carries where that is not its whole sentence.
+    fn datum(&self) -> Option<String> {
+        match self {
+            Error::NoSuchTarget(text) | Error::AlreadyLaunched(text) | Error::Unreachable(text) => Some(text.clone()),
+            Error::NoSuchJob(id) => Some(id.to_string()),
+            _ => None,
+        }
+    }
+
+    /// The value again, from its name, its sentence and its datum. A name of a newer daemon's becomes `Failed`.
+    fn from_wire(name: &str, sentence: String, datum: Option<String>) -> Error {
+        let text = datum.unwrap_or_else(|| sentence.clone());
+        match name.strip_prefix(PREFIX).unwrap_or_default() {
+            "NoSuchTarget" => Error::NoSuchTarget(text),
+            "NoProcess" => Error::NoProcess,
+            "NoSuchJob" => text.parse().map_or(Error::Failed(sentence), Error::NoSuchJob),
+            "AccessDenied" => Error::AccessDenied(text),
+            "InvalidArgument" => Error::InvalidArgument(text),
+            "AlreadyLaunched" => Error::AlreadyLaunched(text),
+            "NotPossible" => Error::NotPossible(text),
+            "NothingToDo" => Error::NothingToDo,
+            "TooManyRequests" => Error::TooManyRequests(text),
+            "ShuttingDown" => Error::ShuttingDown,
+            "Unreachable" => Error::Unreachable(text),
+            "Failed" => Error::Failed(text),
+            _ => Error::Failed(format!("{sentence} ({name})")),
+        }
+    }
+}
+
+impl DBusError for Error {
+    fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
+        let builder = Message::error(call, self.bus_name());
+        let sentence = self.to_string();
+        match self.datum() {
+            Some(datum) => builder.build(&(sentence, datum)),
+            None => builder.build(&sentence),
+        }
+    }
+
+    fn name(&self) -> ErrorName<'_> {
+        ErrorName::from_static_str_unchecked(self.bus_name())
+    }
+
+    fn description(&self) -> Option<&str> {
+        match self {
+            Error::AccessDenied(text)
+            | Error::InvalidArgument(text)
+            | Error::NotPossible(text)
+            | Error::TooManyRequests(text)
+            | Error::Failed(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl From<zbus::Error> for Error {
+    fn from(error: zbus::Error) -> Error {
+        match error {
+            zbus::Error::MethodError(name, sentence, message) => {
+                let datum = message.body().deserialize::<(String, String)>().ok().map(|(_, datum)| datum);
+                Error::from_wire(name.as_str(), sentence.unwrap_or_default(), datum)
+            }
+            zbus::Error::FDO(error) => from_standard(*error),
+            zbus::Error::InputOutput(error) => Error::Unreachable(error.to_string()),
+            zbus::Error::Connection(error, _) => Error::Unreachable(error.to_string()),
+            zbus::Error::Handshake(text) => Error::Unreachable(text),
+            other => Error::Failed(format!("cannot understand the daemon's answer: {other}")),
+        }
+    }
+}
+
+/// D-Bus's own errors: the bus's about a missing daemon or a policy, ours about a malformed call.
+fn from_standard(error: fdo::Error) -> Error {
+    match error {
+        fdo::Error::ZBus(error) => error.into(),
+        fdo::Error::AccessDenied(text) | fdo::Error::InteractiveAuthorizationRequired(text) => {
+            Error::AccessDenied(text)
+        }
+        fdo::Error::InvalidArgs(text) => Error::InvalidArgument(text),
+        fdo::Error::LimitsExceeded(text) => Error::TooManyRequests(text),
+        fdo::Error::ServiceUnknown(text)
+        | fdo::Error::NameHasNoOwner(text)
+        | fdo::Error::NoReply(text)
+        | fdo::Error::NoServer(text)
+        | fdo::Error::Disconnected(text)
+        | fdo::Error::Timeout(text)
+        | fdo::Error::TimedOut(text)
+        | fdo::Error::SpawnExecFailed(text)
+        | fdo::Error::SpawnChildExited(text)
+        | fdo::Error::SpawnChildSignaled(text)
+        | fdo::Error::SpawnFailed(text)
+        | fdo::Error::SpawnServiceNotFound(text) => Error::Unreachable(text),
+        other => Error::Failed(other.description().unwrap_or("the daemon refused the call").to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn through_the_wire(error: &Error) -> Error {
+        let call = Message::method_call("/org/pm2rs1", "Ping").build(&()).unwrap();
+        let reply = error.create_reply(&call.header()).unwrap();
+        zbus::Error::from(reply).into()
+    }
+
+    #[test]
+    fn every_error_comes_back_as_it_went() {
+        let text = || "a `b`\nc".to_owned();
+        for error in [
+            Error::NoSuchTarget(text()),
+            Error::NoSuchTarget(String::new()),
+            Error::NoProcess,
+            Error::NoSuchJob(4_000_000_000),
+            Error::AccessDenied(text()),
+            Error::InvalidArgument(text()),
+            Error::AlreadyLaunched(text()),
+            Error::NotPossible(text()),
+            Error::NothingToDo,
+            Error::TooManyRequests(text()),
+            Error::ShuttingDown,
+            Error::Unreachable(text()),
+            Error::Failed(text()),
+        ] {
+            assert_eq!(through_the_wire(&error), error);
+        }
+    }
+
+    #[test]
+    fn an_error_of_a_newer_daemon_keeps_its_sentence() {
+        let call = Message::method_call("/org/pm2rs1", "Ping").build(&()).unwrap();
+        let reply = Message::error(&call.header(), "org.pm2rs1.Error.Later").build(&"not today").unwrap();
+        let Error::Failed(text) = Error::from(zbus::Error::from(reply)) else { panic!("not `Failed`") };
+        assert!(text.contains("not today") && text.contains("Later"), "{text}");
+    }
+
+    #[test]
+    fn a_bus_without_the_daemon_is_unreachable() {
+        let error = fdo::Error::ServiceUnknown("the name is not activatable".to_owned());
+        assert!(matches!(Error::from(zbus::Error::FDO(Box::new(error))), Error::Unreachable(_)));
+    }
 }

@@ -55,9 +55,14 @@
 //! Job: `Id` u, `Kind` s, `Target` s, `State` s (`running`, `done`, `failed`, `cancelled`), `Done` u, `Total` u, `Message` s;
 //! Wait () -> (s state, s message, as warnings); Cancel ().
 
+mod client;
 mod error;
 pub mod names;
+mod options;
+pub mod proxy;
 mod types;
 
+pub use client::{Client, ConnectError, Outcome};
 pub use error::Error;
+pub use options::{LogsDict, StartDict, UpdateDict};
 pub use types::{AppView, JobState, JobView, ProcessView};

@@ -85,6 +85,13 @@ impl JobState {
             JobState::Cancelled => "cancelled",
         }
     }
+
+    /// The state of that word, if there is one.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<JobState> {
+        use JobState::{Cancelled, Done, Failed, Running};
+        [Running, Done, Failed, Cancelled].into_iter().find(|state| state.as_str() == word)
+    }
 }
 
 /// A job as its owner sees it.
