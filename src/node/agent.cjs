@@ -1,0 +1,187 @@
+// pm2rs's agent: lets a worker end without losing a request, though its app knows nothing of that.
+//
+// Loaded with `node --require`. It costs a running worker nothing: it notes which servers listen and waits for the
+// supervisor's word on the channel that Node keeps for itself (`cmd: 'NODE_...'` never reaches 'message' listeners).
+// It sends no signal and ends nothing; when it has said `drained`, the supervisor does what the app expects.
+'use strict';
+
+const { isMainThread } = require('node:worker_threads');
+
+// Worker threads load --require too; a program that the app starts has no channel, or one that is not ours.
+if (isMainThread && process.channel && process.send) start();
+
+function start() {
+  leaveExecArgv();
+  const cluster = require('node:cluster');
+  const net = require('node:net');
+  const send = process.send;
+  const servers = new Set();
+  const sockets = new Set();
+  const sessions = new Set();
+  let draining = false;
+
+  process.on('internalMessage', (message) => {
+    if (message?.cmd !== 'NODE_PM2RS') return;
+    if (message.act === 'ping') report({ act: 'pong', seq: message.seq });
+    if (message.act === 'drain') drain(Number(message.timeout) || 0);
+  });
+
+  const listen = net.Server.prototype.listen;
+  net.Server.prototype.listen = function (...args) {
+    watch(this);
+    return listen.apply(this, args);
+  };
+
+  if (cluster.isWorker) {
+    const getServer = cluster._getServer;
+    cluster._getServer = function (server, options, callback) {
+      if (!(server instanceof net.Server)) {
+        sockets.add(server);
+        server.once('close', () => sockets.delete(server));
+      }
+      return getServer.call(this, server, options, callback);
+    };
+    surviveTheSupervisor(cluster.worker);
+  }
+  report({ act: 'hello' });
+
+  function report(message) {
+    // With a callback a failing send is no 'error' event; a supervisor that is gone is none of the app's business.
+    if (process.connected) send.call(process, { cmd: 'NODE_PM2RS', ...message }, undefined, undefined, () => {});
+  }
+
+  function watch(server) {
+    if (servers.has(server)) return;
+    servers.add(server);
+    server.on('listening', onListening);
+    server.once('close', () => {
+      servers.delete(server);
+      server.removeListener('listening', onListening);
+    });
+    // What HTTP/2 servers have and no other; their connections are ended by GOAWAY, for which the session is needed.
+    if (typeof server.updateSettings === 'function') {
+      server.on('session', (session) => {
+        sessions.add(session);
+        session.once('close', () => sessions.delete(session));
+        if (draining) session.close();
+      });
+    }
+  }
+
+  function onListening() {
+    const address = this.address();
+    if (typeof address === 'string') report({ act: 'listening', address, port: -1 });
+    else if (address) report({ act: 'listening', address: address.address, port: address.port });
+  }
+
+  function drain(timeout) {
+    if (draining) return;
+    draining = true;
+    // Before the handles go: nothing may be answered as if the connection lived on.
+    require('node:diagnostics_channel').subscribe('http.server.request.start', ({ response }) => endWith(response));
+    for (const server of servers) stopAccepting(server);
+    for (const socket of sockets) stopReceiving(socket);
+    for (const session of sessions) session.close();
+
+    const began = Date.now();
+    const look = () => {
+      let left = 0;
+      for (const server of servers) left += server._connections || 0;
+      const ms = Date.now() - began;
+      if (left > 0 && ms < timeout) setTimeout(look, 15);
+      else report({ act: 'drained', left, ms });
+    };
+    // Connections that the kernel had handed over already become visible in the loop's next turn.
+    setImmediate(look);
+  }
+}
+
+// The response tells its client that the connection ends with it, whatever a framework or proxy says in its headers.
+function endWith(response) {
+  response.shouldKeepAlive = false;
+  const writeHead = response.writeHead;
+  response.writeHead = function (status, ...rest) {
+    if (status === 101 || this.headersSent) return writeHead.call(this, status, ...rest);
+    const headers = rest[rest.length - 1];
+    if (Array.isArray(headers)) {
+      rest[rest.length - 1] = Array.isArray(headers[0])
+        ? headers.filter(([name]) => !isConnection(name))
+        : headers.filter((_, i) => !isConnection(headers[i - (i % 2)]));
+    } else if (headers !== null && typeof headers === 'object') {
+      rest[rest.length - 1] = Object.fromEntries(Object.entries(headers).filter(([name]) => !isConnection(name)));
+    }
+    this.setHeader('Connection', 'close');
+    return writeHead.call(this, status, ...rest);
+  };
+}
+
+function isConnection(name) {
+  return String(name).toLowerCase() === 'connection';
+}
+
+// Closes the listening handle and nothing else: http.Server#close would cut idle kept-alive connections (Node >= 19),
+// on which a request may be on its way. They end by keepAliveTimeout, as they would without a reload. A stand-in
+// remains, so that the app's own close() and address() work later, and it keeps the process alive as a handle does.
+function stopAccepting(server) {
+  const handle = server._handle;
+  if (!handle) return;
+  const name = {};
+  handle.getsockname?.(name);
+  let hold = handle.hasRef?.() === false ? null : setInterval(() => {}, 0x7fffffff);
+  const release = () => {
+    clearInterval(hold);
+    hold = null;
+  };
+  handle.close();
+  server._handle = {
+    close(callback) {
+      release();
+      if (typeof callback === 'function') setImmediate(callback);
+    },
+    ref() {
+      hold ??= setInterval(() => {}, 0x7fffffff);
+    },
+    unref: release,
+    hasRef: () => hold !== null,
+    listen: () => 0,
+    getsockname(out) {
+      Object.assign(out, name);
+      return 0;
+    },
+  };
+}
+
+// A UDP socket that stops reading leaves what comes to the workers that share it; it can still answer.
+function stopReceiving(socket) {
+  const state = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === 'state symbol');
+  socket[state]?.handle?.recvStop?.();
+}
+
+// A cluster worker ends at once when the channel breaks, unless it was told to leave. The supervisor may die and come
+// back without a request being lost, so a break that the app did not ask for counts as told.
+function surviveTheSupervisor(worker) {
+  let meant = false;
+  const disconnect = process.disconnect;
+  process.disconnect = function (...args) {
+    meant = true;
+    return disconnect.apply(this, args);
+  };
+  process.prependOnceListener('disconnect', () => {
+    if (!meant) worker.exitedAfterDisconnect = true;
+  });
+}
+
+// child_process.fork() passes execArgv on; what the app starts is not ours.
+function leaveExecArgv() {
+  const { realpathSync } = require('node:fs');
+  const isAgent = (path) => {
+    try {
+      return realpathSync(path) === __filename;
+    } catch {
+      return false;
+    }
+  };
+  const args = process.execArgv;
+  const at = args.findIndex((arg, i) => arg === '--require' && i + 1 < args.length && isAgent(args[i + 1]));
+  if (at >= 0) args.splice(at, 2);
+}

@@ -1,0 +1,196 @@
+//! Tables of what is executed for which spec.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use super::*;
+use crate::core::{AppId, ProcessId, WorkerId};
+
+const AGENT: &str = "/run/pm2rs/agent.cjs";
+
+fn spec(change: impl FnOnce(&mut AppSpec)) -> AppSpec {
+    let mut spec = AppSpec {
+        name: "web".into(),
+        script: "/srv/web/app.js".into(),
+        cwd: "/srv/web".into(),
+        source_map_support: false,
+        ..AppSpec::default()
+    };
+    spec.env.insert("PATH".into(), "/opt/bin:/usr/bin:tools".into());
+    change(&mut spec);
+    spec
+}
+
+fn order(spec: AppSpec) -> SpawnOrder {
+    SpawnOrder {
+        worker: WorkerId(9),
+        process: ProcessId(4),
+        app: AppId(1),
+        instance: 2,
+        spec: Arc::new(spec),
+        restarts: 3,
+    }
+}
+
+fn start(spec: AppSpec, installed: &[&str], account: Option<&Account>) -> Result<Launch, LaunchError> {
+    let executable = |path: &Path| installed.iter().any(|p| Path::new(p) == path);
+    let node_versions = |folder: &Path| {
+        assert!(folder.ends_with("versions/node"), "{folder:?}");
+        ["v18.20.8", "v20.9.0", "v20.10.1", "v22.1.0"].map(str::to_owned).to_vec()
+    };
+    let context = LaunchContext {
+        pm2_home: Path::new("/home/ada/.pm2"),
+        agent: Path::new(AGENT),
+        channel_fd: Some(3),
+        out_log: Some(Path::new("/l/web-out-4.log")),
+        error_log: Some(Path::new("/l/web-error-4.log")),
+        pid_file: None,
+        created_at: 1000,
+        now: 2000,
+        unique_id: "u-1",
+        account,
+        executable: &executable,
+        node_versions: &node_versions,
+    };
+    launch(&order(spec), &context)
+}
+
+fn command(launch: &Launch) -> String {
+    let mut words = vec![launch.program.to_string_lossy().into_owned()];
+    words.extend(launch.args.iter().cloned());
+    words.join(" ")
+}
+
+#[test]
+fn the_command_line_follows_the_interpreter() {
+    type Change = fn(&mut AppSpec);
+    let table: &[(Change, &[&str], &str)] = &[
+        (|_| (), &["/usr/bin/node"], "/usr/bin/node --require /run/pm2rs/agent.cjs /srv/web/app.js"),
+        (|_| (), &["/usr/bin/node", "/opt/bin/node"], "/opt/bin/node --require /run/pm2rs/agent.cjs /srv/web/app.js"),
+        (|s| s.agent = false, &["/usr/bin/node"], "/usr/bin/node /srv/web/app.js"),
+        (
+            |s| {
+                s.node_args = vec!["--max-old-space-size=100".into()];
+                s.args = vec!["-p".into(), "1 2".into()];
+                s.source_map_support = true;
+            },
+            &["/usr/bin/node"],
+            "/usr/bin/node --max-old-space-size=100 --enable-source-maps --require /run/pm2rs/agent.cjs /srv/web/app.js -p 1 2",
+        ),
+        (|s| s.node_args = vec!["--permission".into()], &["/usr/bin/node"], "/usr/bin/node --permission /srv/web/app.js"),
+        (|s| s.interpreter = "nodejs".into(), &["/usr/bin/nodejs"], "/usr/bin/nodejs --require /run/pm2rs/agent.cjs /srv/web/app.js"),
+        (|s| s.interpreter = "none".into(), &[], "/srv/web/app.js"),
+        (|s| s.interpreter = "python3".into(), &["/usr/bin/python3"], "/usr/bin/python3 /srv/web/app.js"),
+        (|s| s.interpreter = "nodemon".into(), &["/usr/bin/nodemon"], "/usr/bin/nodemon /srv/web/app.js"),
+        (|s| s.interpreter = "run".into(), &["/srv/web/tools/run"], "/srv/web/tools/run /srv/web/app.js"),
+        (|s| s.interpreter = "./mine".into(), &["/srv/web/./mine"], "/srv/web/./mine /srv/web/app.js"),
+        (
+            |s| {
+                s.interpreter = "node@20".into();
+                s.env.insert("NVM_DIR".into(), "/nvm".into());
+                s.agent = false;
+            },
+            &["/nvm/versions/node/v20.9.0/bin/node", "/nvm/versions/node/v20.10.1/bin/node"],
+            "/nvm/versions/node/v20.10.1/bin/node /srv/web/app.js",
+        ),
+        (
+            |s| {
+                s.interpreter = "node@v18.20.8".into();
+                s.env.insert("HOME".into(), "/home/ada".into());
+                s.agent = false;
+            },
+            &["/home/ada/.nvm/versions/node/v18.20.8/bin/node"],
+            "/home/ada/.nvm/versions/node/v18.20.8/bin/node /srv/web/app.js",
+        ),
+    ];
+    for (change, installed, expected) in table {
+        let launch = start(spec(*change), installed, None).unwrap();
+        assert_eq!(command(&launch), *expected);
+        assert_eq!(launch.agent, launch.args.iter().any(|arg| arg == AGENT), "{expected}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    type Change = fn(&mut AppSpec);
+    let table: &[(Change, &str)] = &[
+        (|_| (), "cannot start `web`: interpreter `node` not found in PATH (/opt/bin:/usr/bin:tools)"),
+        (
+            |s| s.interpreter = "/opt/n/bin/node".into(),
+            "cannot start `web`: interpreter `/opt/n/bin/node` is not an executable file",
+        ),
+        (
+            |s| s.interpreter = "node@20".into(),
+            "cannot start `web`: `node@20` needs nvm, and neither NVM_DIR nor HOME is set in the environment",
+        ),
+        (
+            |s| {
+                s.interpreter = "node@2".into();
+                s.env.insert("NVM_DIR".into(), "/nvm".into());
+            },
+            "cannot start `web`: Node 2 is not in `/nvm/versions/node`; install it with `nvm install 2`",
+        ),
+    ];
+    for (change, expected) in table {
+        assert_eq!(start(spec(*change), &[], None).unwrap_err().to_string(), *expected);
+    }
+}
+
+#[test]
+fn the_environment_is_what_pm2s_apps_see() {
+    let installed = ["/usr/bin/node"];
+    let launch = start(
+        spec(|s| {
+            s.exec_mode = ExecMode::Cluster;
+            s.env.insert("PORT".into(), "3000".into());
+            s.env.insert("HOME".into(), "/home/ada".into());
+            s.env.insert("pm_id".into(), "77".into());
+            s.env.insert("NOTIFY_SOCKET".into(), "/run/callers".into());
+            s.increment_var = Some("PORT".into());
+        }),
+        &installed,
+        None,
+    )
+    .unwrap();
+    for (name, value) in [
+        ("PORT", "3002"),
+        ("HOME", "/home/ada"),
+        ("pm_id", "4"),
+        ("NODE_APP_INSTANCE", "2"),
+        ("exec_mode", "cluster_mode"),
+        ("restart_time", "3"),
+        ("pm_out_log_path", "/l/web-out-4.log"),
+        ("PM2_HOME", "/home/ada/.pm2"),
+        ("NODE_CHANNEL_FD", "3"),
+        ("NODE_CHANNEL_SERIALIZATION_MODE", "json"),
+        ("NODE_UNIQUE_ID", "9"),
+    ] {
+        assert_eq!(launch.env.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    assert!(!launch.env.contains_key("NOTIFY_SOCKET"));
+}
+
+#[test]
+fn a_fork_worker_is_no_cluster_worker() {
+    let spec = spec(|s| {
+        s.env.insert("NODE_UNIQUE_ID".into(), "1".into());
+        s.instance_var = "INSTANCE".into();
+    });
+    let launch = start(spec, &["/usr/bin/node"], None).unwrap();
+    assert!(!launch.env.contains_key("NODE_UNIQUE_ID"));
+    assert_eq!(launch.env["NODE_CHANNEL_FD"], "3");
+    assert_eq!(launch.env["INSTANCE"], "2");
+    assert!(!launch.env.contains_key("NODE_APP_INSTANCE"));
+}
+
+#[test]
+fn another_users_worker_is_at_home_there() {
+    let account = Account { name: "web".into(), home: "/srv".into(), shell: "/bin/sh".into() };
+    let spec = spec(|s| {
+        s.env.insert("HOME".into(), "/root".into());
+    });
+    let launch = start(spec, &["/usr/bin/node"], Some(&account)).unwrap();
+    for (name, value) in [("HOME", "/srv"), ("USER", "web"), ("LOGNAME", "web"), ("SHELL", "/bin/sh")] {
+        assert_eq!(launch.env[name], value);
+    }
+}
