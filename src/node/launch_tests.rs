@@ -77,8 +77,16 @@ fn the_command_line_follows_the_interpreter() {
             &["/usr/bin/node"],
             "/usr/bin/node --max-old-space-size=100 --enable-source-maps --require /run/pm2rs/agent.cjs /srv/web/app.js -p 1 2",
         ),
-        (|s| s.node_args = vec!["--permission".into()], &["/usr/bin/node"], "/usr/bin/node --permission /srv/web/app.js"),
-        (|s| s.interpreter = "nodejs".into(), &["/usr/bin/nodejs"], "/usr/bin/nodejs --require /run/pm2rs/agent.cjs /srv/web/app.js"),
+        (
+            |s| s.node_args = vec!["--permission".into()],
+            &["/usr/bin/node"],
+            "/usr/bin/node --permission /srv/web/app.js",
+        ),
+        (
+            |s| s.interpreter = "nodejs".into(),
+            &["/usr/bin/nodejs"],
+            "/usr/bin/nodejs --require /run/pm2rs/agent.cjs /srv/web/app.js",
+        ),
         (|s| s.interpreter = "none".into(), &[], "/srv/web/app.js"),
         (|s| s.interpreter = "python3".into(), &["/usr/bin/python3"], "/usr/bin/python3 /srv/web/app.js"),
         (|s| s.interpreter = "nodemon".into(), &["/usr/bin/nodemon"], "/usr/bin/nodemon /srv/web/app.js"),

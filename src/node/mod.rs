@@ -1,1 +1,25 @@
 //! What knows Node: the cluster channel, its listening sockets, the worker's agent.
+//!
+//! pm2rs is the *primary* of Node's cluster protocol, so that an unmodified `server.listen(80)` in a worker asks us
+//! for the socket. [`Primary`] is a handle to one task that owns every worker's channel and every listening socket;
+//! a socket lives as long as its app wants it, and workers come and go on it. [`launch()`] decides how a worker is
+//! started, and [`AGENT`] is the script that is loaded into it.
+//!
+//! ```text
+//!   worker ──lines──▶ channel ──▶ message ──▶ task ──▶ listener: whose is the address, who binds it, who accepts
+//!     ▲                                        │           └─ slots: one SO_REUSEPORT socket a row, steered by BPF
+//!     └────lines, sockets, connections ────────┴──▶ NodeEvent to the daemon
+//! ```
+//!
+//! A worker is not trusted: its lines are bounded, its numbers are looked up, and it binds nothing that its user may
+//! not bind. Nothing here decides about the life of a process; that is the core's.
+
+mod launch;
+mod primary;
+mod task;
+
+pub use launch::{Account, Launch, LaunchContext, LaunchError, launch};
+pub use primary::{Attachment, ListenerInfo, NodeEvent, OpenError, Primary, PrimaryConfig};
+
+/// The agent's source. It is to be written into a folder that every worker's user can read.
+pub const AGENT: &str = include_str!("agent.cjs");

@@ -1,0 +1,250 @@
+//! The cluster primary as the rest of the daemon sees it: a handle, what it is told and what it tells.
+
+use std::os::fd::OwnedFd;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::task::Task;
+use crate::core::{AppId, Balance, ProcessId, WorkerId};
+use crate::sys::identity::Identity;
+
+/// Events that wait for the daemon. When they are not fetched the primary stops reading channels: workers then queue
+/// what they say in their own memory.
+const EVENTS: usize = 256;
+
+/// A cheap handle to the one task that owns all worker channels and listening sockets.
+///
+/// Commands are queued without bound, since none of them can be refused or wait; the task never blocks between two of
+/// them, and what they enqueue for a worker is bounded there.
+#[derive(Debug, Clone)]
+pub struct Primary {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// What the primary may use of the machine.
+#[derive(Debug, Clone)]
+pub struct PrimaryConfig {
+    /// Steer connections with an eBPF program where the kernel lets us (CAP_BPF and CAP_NET_ADMIN); else, or where it
+    /// does not, by classic BPF.
+    pub ebpf: bool,
+    /// A worker that does not answer for so long (ms) while connections wait for it gets no more of them and is
+    /// reported as [`NodeEvent::Hung`].
+    pub hang_ms: u64,
+    /// Listening sockets that one app may hold.
+    pub max_listeners: usize,
+}
+
+impl Default for PrimaryConfig {
+    fn default() -> Self {
+        PrimaryConfig { ebpf: true, hang_ms: 1000, max_listeners: 64 }
+    }
+}
+
+/// A worker and the supervisor's end of its channel.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Which; also Node's `cluster.worker.id`.
+    pub worker: WorkerId,
+    /// The row it serves. Workers of one row share the row's sockets, so that a reload hands them over.
+    pub process: ProcessId,
+    /// The app; sockets belong to it.
+    pub app: AppId,
+    /// Its instance number.
+    pub instance: u32,
+    /// Who the worker runs as: what it may bind is decided by that.
+    pub identity: Identity,
+    /// Whether it was started as a cluster worker (`NODE_UNIQUE_ID`) rather than with a channel only.
+    pub cluster: bool,
+    /// How connections are dealt out among the app's workers.
+    pub balance: Balance,
+    /// Whether the agent is loaded into it.
+    pub agent: bool,
+    /// The supervisor's end of an `AF_UNIX` stream socket pair.
+    pub channel: OwnedFd,
+}
+
+/// What happens to workers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeEvent {
+    /// Node runs and knows its primary; the app's code follows.
+    Online {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// It accepts connections at this address: `0.0.0.0:80`, `[::]:80`, `udp 0.0.0.0:53` or a socket's path. Said once
+    /// for each address; fork workers say it where the agent is loaded.
+    Listening {
+        /// Which.
+        worker: WorkerId,
+        /// Where.
+        address: String,
+    },
+    /// `process.send(message)` of the app.
+    Message {
+        /// Which.
+        worker: WorkerId,
+        /// What; a handle that came with it has been closed.
+        message: Value,
+    },
+    /// The answer to [`Primary::drain`], exactly one: nothing new reaches the worker any more.
+    Drained {
+        /// Which.
+        worker: WorkerId,
+        /// Connections that were still open when its time was up.
+        left: u32,
+    },
+    /// The worker closed its end of the channel. It may live on.
+    Disconnected {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The worker broke the rules of the channel, which has been closed.
+    Misbehaved {
+        /// Which.
+        worker: WorkerId,
+        /// What it did, for people.
+        reason: String,
+    },
+    /// Connections wait for the worker, and its event loop has not turned for a while. Others serve them.
+    Hung {
+        /// Which.
+        worker: WorkerId,
+        /// For how long (ms).
+        since_ms: u64,
+    },
+    /// A hung worker answers again and gets connections again.
+    Responsive {
+        /// Which.
+        worker: WorkerId,
+    },
+}
+
+/// A listening socket, to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerInfo {
+    /// As in [`NodeEvent::Listening`].
+    pub address: String,
+    /// How its connections are dealt out: `shared`, `round robin`, `sticky`, `reuseport`, `reuseport+cbpf`,
+    /// `reuseport+ebpf`.
+    pub balance: &'static str,
+    /// Whether systemd opened it.
+    pub inherited: bool,
+    /// The workers that accept on it.
+    pub workers: Vec<WorkerId>,
+}
+
+/// Why the supervisor could not open a socket for an app.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot listen on `{address}`: {reason}")]
+pub struct OpenError {
+    /// As configured.
+    pub address: String,
+    /// What is in the way.
+    pub reason: String,
+}
+
+/// What the task is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    AddInherited { name: String, fd: OwnedFd },
+    Attach(Box<Attachment>),
+    Send { worker: WorkerId, message: Value },
+    Drain { worker: WorkerId, timeout_ms: u64 },
+    Terminating { worker: WorkerId },
+    Detach { worker: WorkerId },
+    RemoveProcess { app: AppId, process: ProcessId },
+    RemoveApp { app: AppId },
+    Listeners { app: AppId, reply: oneshot::Sender<Vec<ListenerInfo>> },
+    Open { app: AppId, who: Box<Identity>, address: String, reply: oneshot::Sender<Result<OwnedFd, OpenError>> },
+}
+
+impl Primary {
+    /// Spawns the task on the current runtime. It ends when the last handle is gone, and closes everything it owns.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll instance.
+    pub fn start(config: PrimaryConfig) -> std::io::Result<(Primary, mpsc::Receiver<NodeEvent>)> {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (events, receiver) = mpsc::channel(EVENTS);
+        tokio::spawn(Task::new(config, inbox, events)?.run());
+        Ok((Primary { commands }, receiver))
+    }
+
+    /// Takes over a socket that systemd opened. The app that asks for its address, or for `listen({ fd })` with its
+    /// number, gets it; a name `USER@NAME` reserves it for apps of that user.
+    pub fn add_inherited(&self, name: String, fd: OwnedFd) {
+        self.tell(Command::AddInherited { name, fd });
+    }
+
+    /// Begins to serve a worker. To be called before its program can have said anything, or at any time after.
+    pub fn attach(&self, attachment: Attachment) {
+        self.tell(Command::Attach(Box::new(attachment)));
+    }
+
+    /// Sends a message to the app (`process.on('message')`). A worker that does not read its channel loses it.
+    pub fn send(&self, worker: WorkerId, message: Value) {
+        self.tell(Command::Send { worker, message });
+    }
+
+    /// Has the worker stop accepting and end what it has in hand. [`NodeEvent::Drained`] follows in any case, at the
+    /// latest after `timeout_ms`, at once when the worker cannot drain.
+    pub fn drain(&self, worker: WorkerId, timeout_ms: u64) {
+        self.tell(Command::Drain { worker, timeout_ms });
+    }
+
+    /// The worker is about to be told to end, so sockets that it closes from now on are kept for its successor.
+    pub fn terminating(&self, worker: WorkerId) {
+        self.tell(Command::Terminating { worker });
+    }
+
+    /// PM2's `shutdown` message, in place of a signal; implies [`Primary::terminating`].
+    pub fn shutdown_message(&self, worker: WorkerId) {
+        self.terminating(worker);
+        self.send(worker, Value::from("shutdown"));
+    }
+
+    /// The worker has exited. What is queued on its row's sockets goes to other workers, or waits for the row's next.
+    pub fn detach(&self, worker: WorkerId) {
+        self.tell(Command::Detach { worker });
+    }
+
+    /// The row is deleted, stopped or errored: it needs no socket any more. Sockets that no row of the app needs are
+    /// closed, so that their addresses are free.
+    pub fn remove_process(&self, app: AppId, process: ProcessId) {
+        self.tell(Command::RemoveProcess { app, process });
+    }
+
+    /// The app is gone: its sockets are closed.
+    pub fn remove_app(&self, app: AppId) {
+        self.tell(Command::RemoveApp { app });
+    }
+
+    /// The app's listening sockets.
+    pub async fn listeners(&self, app: AppId) -> Vec<ListenerInfo> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Listeners { app, reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Opens a socket for a program that takes it by LISTEN_FDS: `8080`, `127.0.0.1:80`, `[::1]:80` or a path. It
+    /// stays open until the app is removed; the same address gives the same socket again. `who` must be allowed to
+    /// bind it.
+    ///
+    /// # Errors
+    /// When the address makes no sense, is in use or not permitted.
+    pub async fn open(&self, app: AppId, who: &Identity, address: &str) -> Result<OwnedFd, OpenError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Open { app, who: Box::new(who.clone()), address: address.to_owned(), reply });
+        let ended = || OpenError { address: address.to_owned(), reason: "the daemon is shutting down".to_owned() };
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    fn tell(&self, command: Command) {
+        // The task ends before its handles only when the runtime shuts down; nobody is left to be told then.
+        let _ = self.commands.send(command);
+    }
+}
