@@ -1,0 +1,7 @@
+//! What people see, from what the daemon says. Pure: data in, text out; no clock, no terminal, no daemon.
+
+pub mod describe;
+pub mod inspect;
+pub mod list;
+pub mod row;
+pub mod table;
