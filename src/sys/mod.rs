@@ -3,9 +3,13 @@
 //! Owns every system call that the standard library and tokio do not offer. Must never know of apps, workers or
 //! Node, and never panic over what the kernel answers.
 
+pub mod clock;
 pub mod epoll;
 pub mod identity;
+pub mod pidfd;
+pub mod proc;
 pub mod socket;
+pub mod watched;
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("pm2rs is for 64-bit Linux: elsewhere several of these system calls have other numbers and layouts");
