@@ -18,6 +18,7 @@ pub use exit::Exit;
 pub use fleet::Fleet;
 pub use ids::{AppId, JobId, ProcessId, Uid, WorkerId};
 pub use spec::{
-    AppSpec, Balance, ExecMode, Instances, LogSpec, LogType, OnReloadFailure, Probe, ProbeKind, RotateSpec, WatchSpec,
+    AppSpec, Balance, ExecMode, FilterEnv, Instances, LogSpec, LogType, OnReloadFailure, Probe, ProbeKind, RotateSpec,
+    WatchSpec,
 };
 pub use time::{Now, Time};

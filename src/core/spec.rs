@@ -37,8 +37,10 @@ pub struct AppSpec {
     pub instance_var: String,
     /// Variable that is counted up from instance to instance.
     pub increment_var: Option<String>,
-    /// Names (whole, or parts as PM2's lists mean) of variables that the app must not get from its caller.
-    pub filter_env: Vec<String>,
+    /// Variables of `env` that the file gave as a number or a boolean, which `jlist` shows them as.
+    pub unquoted_env: Vec<String>,
+    /// Variables that the app must not get from its caller.
+    pub filter_env: FilterEnv,
 
     /// Whether an ended worker is started again.
     pub autorestart: bool,
@@ -125,7 +127,8 @@ impl Default for AppSpec {
             env: BTreeMap::new(),
             instance_var: "NODE_APP_INSTANCE".to_owned(),
             increment_var: None,
-            filter_env: Vec::new(),
+            unquoted_env: Vec::new(),
+            filter_env: FilterEnv::default(),
             autorestart: true,
             autostart: true,
             min_uptime: 1000,
@@ -158,6 +161,40 @@ impl Default for AppSpec {
             username: String::new(),
             source_file: None,
             extra: BTreeMap::new(),
+        }
+    }
+}
+
+/// Which of its caller's variables an app must not get. Written as PM2 does: a boolean, a name, a list of parts of names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FilterEnv {
+    /// `false` none; `true` all but what a login gives ([`FilterEnv::LOGIN`]).
+    All(bool),
+    /// The variable of this name.
+    Name(String),
+    /// Every variable whose name contains one of these.
+    Parts(Vec<String>),
+}
+
+impl Default for FilterEnv {
+    fn default() -> Self {
+        FilterEnv::All(false)
+    }
+}
+
+impl FilterEnv {
+    /// What an app gets of its caller under `filter_env: true`: without these no interpreter is found and no text is
+    /// read right. Besides them all of `LC_*`.
+    pub const LOGIN: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "PWD"];
+
+    /// Whether the caller's variable of this name reaches the app.
+    #[must_use]
+    pub fn passes(&self, name: &str) -> bool {
+        match self {
+            FilterEnv::All(all) => !all || FilterEnv::LOGIN.contains(&name) || name.starts_with("LC_"),
+            FilterEnv::Name(filtered) => name != filtered,
+            FilterEnv::Parts(parts) => !parts.iter().any(|part| name.contains(part.as_str())),
         }
     }
 }
@@ -222,7 +259,6 @@ pub enum OnReloadFailure {
 
 /// A question from outside whether a worker is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Probe {
     /// What is asked.
     #[serde(flatten)]
@@ -268,8 +304,11 @@ pub enum ProbeKind {
 pub struct WatchSpec {
     /// Paths; empty means the working folder.
     pub paths: Vec<PathBuf>,
-    /// Globs (PM2's anymatch lists) of what to ignore; empty takes PM2's default (dot files, node_modules).
+    /// Globs (PM2's anymatch lists) of what to ignore, or `regex:PATTERN`; empty takes PM2's default (dot files,
+    /// node_modules).
     pub ignore: Vec<String>,
+    /// Extensions, without dot; empty means all.
+    pub ext: Vec<String>,
     /// From the last change to the restart (ms).
     pub delay: u64,
     /// Reload rather than restart in cluster mode.

@@ -1,0 +1,183 @@
+//! A configuration file's content: its apps with canonical keys, not yet resolved against the machine.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::error::{ConfigError, Place, Warning};
+use super::keys;
+
+/// More apps than this in one file are no configuration but an accident of the code that made it.
+const MAX_APPS: usize = 4096;
+
+/// What a file says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Ecosystem {
+    /// The file, absolute; none for standard input.
+    pub file: Option<PathBuf>,
+    /// Its apps, in its order.
+    pub apps: Vec<AppEntry>,
+    /// What comes to nothing in it.
+    pub warnings: Vec<Warning>,
+    /// Its part for `deploy`, as written.
+    pub deploy: Option<Value>,
+    /// Its part for the server of static files, as written.
+    pub static_sites: Vec<Value>,
+}
+
+/// An app as a file has it: canonical keys and checked values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppEntry {
+    pub(super) keys: Map<String, Value>,
+    pub(super) place: Place,
+    pub(super) file: Option<PathBuf>,
+    /// The file's `deploy`, whose environments lie below `env`.
+    pub(super) deploy: Option<Arc<Value>>,
+}
+
+impl Ecosystem {
+    /// Reads what a file's text or code came to. `shown` is the file as the user named it.
+    ///
+    /// # Errors
+    /// When there is no app in it or a key of an app is wrong; the whole file is refused then.
+    pub fn from_value(value: Value, file: Option<&Path>, shown: &str) -> Result<Ecosystem, ConfigError> {
+        let no_apps = || ConfigError::NoApps { file: shown.to_owned() };
+        let (entries, deploy, static_sites) = match value {
+            Value::Array(entries) => (entries, None, Vec::new()),
+            Value::Object(mut top) => {
+                let sites = match top.remove("static") {
+                    Some(Value::Array(sites)) => sites,
+                    Some(site @ Value::Object(_)) => vec![site],
+                    _ => Vec::new(),
+                };
+                let deploy = top.remove("deploy").filter(Value::is_object);
+                let entries = match top.remove("apps").or_else(|| top.remove("pm2")) {
+                    Some(Value::Array(entries)) => entries,
+                    Some(Value::Object(mut inner)) => match inner.remove("apps") {
+                        Some(Value::Array(entries)) => entries,
+                        _ => vec![Value::Object(inner)],
+                    },
+                    Some(_) => return Err(no_apps()),
+                    None if top.keys().any(|name| keys::find(name).is_some_and(|key| key.name == "script")) => {
+                        vec![Value::Object(top)]
+                    }
+                    None if !sites.is_empty() || deploy.is_some() => Vec::new(),
+                    None => return Err(no_apps()),
+                };
+                (entries, deploy, sites)
+            }
+            _ => return Err(no_apps()),
+        };
+        if entries.len() > MAX_APPS {
+            return Err(ConfigError::Malformed {
+                file: shown.to_owned(),
+                message: format!("{} apps, more than {MAX_APPS}", entries.len()),
+            });
+        }
+        let mut ecosystem =
+            Ecosystem { file: file.map(Path::to_owned), deploy: deploy.clone(), static_sites, ..Ecosystem::default() };
+        let deploy = deploy.map(Arc::new);
+        for (number, entry) in entries.into_iter().enumerate() {
+            // `apps: [condition && {…}]` leaves these behind.
+            if matches!(entry, Value::Null | Value::Bool(false)) {
+                continue;
+            }
+            ecosystem.add(&entry, number, shown, deploy.as_ref())?;
+        }
+        ecosystem.warn_of_same_names();
+        Ok(ecosystem)
+    }
+
+    fn add(
+        &mut self,
+        entry: &Value,
+        number: usize,
+        shown: &str,
+        deploy: Option<&Arc<Value>>,
+    ) -> Result<(), ConfigError> {
+        let place = |app: String| Place { file: Some(shown.to_owned()), app: Some(app) };
+        let Some(written) = entry.as_object() else {
+            let problem = "Expect an app to be an object".to_owned();
+            return Err(ConfigError::Key { place: place((number + 1).to_string()), problem });
+        };
+        let name = display_name(written).unwrap_or_else(|| (number + 1).to_string());
+        let canonical =
+            keys::canonicalise(written).map_err(|problem| ConfigError::Key { place: place(name.clone()), problem })?;
+        let place = place(name);
+        self.warnings.extend(canonical.warnings.into_iter().map(|said| Warning(format!("{said}{place}"))));
+        if canonical.keys.get("script").and_then(Value::as_str).is_none_or(|script| script.trim().is_empty()) {
+            return Err(ConfigError::NoScript { place });
+        }
+        self.apps.push(AppEntry { keys: canonical.keys, place, file: self.file.clone(), deploy: deploy.cloned() });
+        Ok(())
+    }
+
+    fn warn_of_same_names(&mut self) {
+        let mut seen = BTreeSet::new();
+        let twice: BTreeSet<String> =
+            self.apps.iter().map(AppEntry::name).filter(|name| !seen.insert(name.clone())).collect();
+        self.warnings.extend(twice.iter().map(|name| Warning(format!("several apps are named `{name}`"))));
+    }
+
+    /// The apps that `--only` names, separated by commas or spaces; all without it.
+    #[must_use]
+    pub fn only(&self, names: Option<&str>) -> Vec<&AppEntry> {
+        let names = names.map(super::units::list);
+        self.apps.iter().filter(|app| names.as_ref().is_none_or(|names| names.contains(&app.name()))).collect()
+    }
+}
+
+impl AppEntry {
+    /// Its name: the one given, else its script's without folder and extension.
+    #[must_use]
+    pub fn name(&self) -> String {
+        display_name(&self.keys).unwrap_or_default()
+    }
+
+    /// A value in its normal form, by canonical key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.keys.get(key)
+    }
+}
+
+/// The name that an entry will have, as far as its keys tell.
+fn display_name(keys: &Map<String, Value>) -> Option<String> {
+    if let Some(Value::String(name)) = keys.get("name") {
+        return Some(name.clone());
+    }
+    let script = keys.iter().find(|(name, _)| keys::find(name).is_some_and(|key| key.name == "script"))?;
+    script.1.as_str().map(default_name)
+}
+
+/// PM2's default name: the script without its folder and its last extension.
+pub(super) fn default_name(script: &str) -> String {
+    let base = script.trim_end_matches('/').rsplit('/').next().unwrap_or(script);
+    match base.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem.to_owned(),
+        _ => base.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_the_script() {
+        let table = [
+            ("app.js", "app"),
+            ("./dist/src/main.js", "main"),
+            ("/srv/api/server.min.js", "server.min"),
+            ("npm", "npm"),
+            ("echo hi; sleep 100", "echo hi; sleep 100"),
+            ("/srv/site/", "site"),
+            (".hidden", ".hidden"),
+        ];
+        for (script, name) in table {
+            assert_eq!(default_name(script), name, "{script}");
+        }
+    }
+}
