@@ -1,6 +1,6 @@
 //! What an app's environment is: a function of the caller's, the file's and `--env`, computed anew each time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -113,13 +113,21 @@ pub fn caller_environment(caller: &CallerContext) -> BTreeMap<String, String> {
     caller.env.iter().filter(|(name, _)| handed_on(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
+/// An environment that an app was given, without what the supervisor had added to it.
+pub(super) fn without_an_apps_own(mut env: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    env.retain(|name, _| !OF_AN_APP.contains(&name.as_str()) && !OF_ONE_PROCESS.contains(&name.as_str()));
+    env
+}
+
 /// An app's environment and how its file wrote it.
 #[derive(Debug, Default)]
 pub(super) struct Environment {
     /// All of it.
     pub all: BTreeMap<String, String>,
+    /// Names that are not only inherited, those that were removed included.
+    pub own: BTreeSet<String>,
     /// Names whose values the file gave as numbers or booleans.
-    pub unquoted: Vec<String>,
+    pub unquoted: BTreeSet<String>,
 }
 
 impl Environment {
@@ -127,13 +135,14 @@ impl Environment {
     pub(super) fn inherited(caller: &CallerContext, filter: &FilterEnv) -> Environment {
         let mut all = caller_environment(caller);
         all.retain(|name, _| filter.passes(name));
-        Environment { all, unquoted: Vec::new() }
+        Environment { all, ..Environment::default() }
     }
 
     /// Lays the variables of a file's object over; null removes one.
     pub(super) fn overlay(&mut self, variables: &Map<String, Value>) {
         for (name, value) in variables {
-            self.unquoted.retain(|unquoted| unquoted != name);
+            self.own.insert(name.clone());
+            self.unquoted.remove(name);
             let text = match value {
                 Value::Null => {
                     self.all.remove(name);
@@ -141,7 +150,7 @@ impl Environment {
                 }
                 Value::String(text) => text.clone(),
                 Value::Number(_) | Value::Bool(_) => {
-                    self.unquoted.push(name.clone());
+                    self.unquoted.insert(name.clone());
                     value.to_string()
                 }
                 Value::Array(_) | Value::Object(_) => value.to_string(),
@@ -150,8 +159,9 @@ impl Environment {
         }
     }
 
-    /// Sets one variable.
+    /// Sets a variable that follows from the configuration.
     pub(super) fn set(&mut self, name: &str, value: &str) {
+        self.own.insert(name.to_owned());
         self.all.insert(name.to_owned(), value.to_owned());
     }
 }

@@ -14,6 +14,8 @@
 //! an environment variable into a message.
 
 mod compound;
+mod diff;
+pub mod dump;
 mod ecosystem;
 mod environment;
 mod error;
@@ -30,6 +32,7 @@ mod source;
 mod units;
 mod validate;
 
+pub use diff::{Change, Needs, diff, needs};
 pub use ecosystem::{AppEntry, Ecosystem};
 pub use environment::caller_environment;
 pub use error::{ConfigError, Place, Warning};

@@ -93,11 +93,22 @@ pub fn resolve_entry(
 }
 
 /// The keys of one app, in normal form, and what they are resolved against.
-struct Resolver<'a> {
-    keys: &'a Map<String, Value>,
-    place: &'a Place,
-    caller: &'a CallerContext,
-    warnings: Vec<Warning>,
+pub(super) struct Resolver<'a> {
+    pub(super) keys: &'a Map<String, Value>,
+    pub(super) place: &'a Place,
+    pub(super) caller: &'a CallerContext,
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// What had to be looked up for an app.
+pub(super) struct Program {
+    pub(super) name: String,
+    pub(super) cwd: PathBuf,
+    pub(super) found: Found,
+    pub(super) choice: Choice,
+    pub(super) exec_mode: ExecMode,
+    pub(super) environment: Environment,
+    pub(super) filter_env: FilterEnv,
 }
 
 impl<'a> Resolver<'a> {
@@ -122,21 +133,35 @@ impl<'a> Resolver<'a> {
         environment.set("PWD", &cwd.to_string_lossy());
 
         let (found, choice, exec_mode) = self.program(script, &cwd, &environment)?;
-        if choice.program.contains("python") {
-            environment.all.entry("PYTHONUNBUFFERED".to_owned()).or_insert_with(|| "1".to_owned());
+        if choice.program.contains("python") && !environment.all.contains_key("PYTHONUNBUFFERED") {
+            environment.set("PYTHONUNBUFFERED", "1");
         }
         let name = self.name(script, env_name);
-        let defaults = AppSpec::default();
+        let version = self.text("version").map(str::to_owned).or_else(|| version_of(&found, script, &cwd));
         let spec = AppSpec {
+            version,
+            source_file: file.map(Path::to_owned),
+            ..self.spec(Program { name, cwd, found, choice, exec_mode, environment, filter_env })
+        };
+        validate::validate_spec(&spec)?;
+        Ok(Resolved { spec, warnings: self.warnings })
+    }
+
+    /// Everything that follows from the keys alone, once the program is known.
+    pub(super) fn spec(&self, program: Program) -> AppSpec {
+        let Program { name, cwd, found, choice, exec_mode, environment, filter_env } = program;
+        let defaults = AppSpec::default();
+        AppSpec {
             namespace: self.text("namespace").filter(|ns| !ns.is_empty()).unwrap_or("default").to_owned(),
-            version: self.text("version").map(str::to_owned).or_else(|| version_of(&found, script, &cwd)),
+            version: self.text("version").map(str::to_owned),
             script: found.path,
             args: found.args,
             node_args: choice.flags.into_iter().chain(self.list("node_args")).collect(),
             interpreter: choice.program,
             exec_mode,
             instances: Instances(self.keys.get("instances").and_then(Value::as_i64).map_or(1, as_instances)),
-            unquoted_env: environment.unquoted,
+            own_env: environment.own.into_iter().collect(),
+            unquoted_env: environment.unquoted.into_iter().collect(),
             env: environment.all,
             instance_var: self.text("instance_var").unwrap_or(&defaults.instance_var).to_owned(),
             increment_var: self.text("increment_var").map(str::to_owned),
@@ -183,13 +208,11 @@ impl<'a> Resolver<'a> {
             source_map_support: !self.flag("disable_source_map_support", false)
                 && self.flag("source_map_support", true),
             username: self.text("username").unwrap_or(&self.caller.username).to_owned(),
-            source_file: file.map(Path::to_owned),
+            source_file: None,
             extra: self.extra(),
             name,
             cwd,
-        };
-        validate::validate_spec(&spec)?;
-        Ok(Resolved { spec, warnings: self.warnings })
+        }
     }
 
     /// Finds the program, what interprets it and in which mode.
@@ -250,7 +273,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn filter_env(&self) -> FilterEnv {
+    pub(super) fn filter_env(&self) -> FilterEnv {
         self.parsed("filter_env").unwrap_or_default()
     }
 

@@ -37,6 +37,8 @@ pub struct AppSpec {
     pub instance_var: String,
     /// Variable that is counted up from instance to instance.
     pub increment_var: Option<String>,
+    /// Variables of `env` that the app's own configuration set; the others are its caller's.
+    pub own_env: Vec<String>,
     /// Variables of `env` that the file gave as a number or a boolean, which `jlist` shows them as.
     pub unquoted_env: Vec<String>,
     /// Variables that the app must not get from its caller.
@@ -127,6 +129,7 @@ impl Default for AppSpec {
             env: BTreeMap::new(),
             instance_var: "NODE_APP_INSTANCE".to_owned(),
             increment_var: None,
+            own_env: Vec::new(),
             unquoted_env: Vec::new(),
             filter_env: FilterEnv::default(),
             autorestart: true,
