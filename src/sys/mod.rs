@@ -9,6 +9,8 @@ pub mod identity;
 pub mod pidfd;
 pub mod proc;
 pub mod socket;
+pub mod spawn;
+pub mod ulimits;
 pub mod watched;
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
