@@ -152,13 +152,13 @@ fn display_name(keys: &Map<String, Value>) -> Option<String> {
     script.1.as_str().map(default_name)
 }
 
-/// PM2's default name: the script without its folder and its last extension.
+/// PM2's default name: the script without its folder and its last extension. Of a script of many lines, the first of
+/// them and no more than fits on a line.
 pub(super) fn default_name(script: &str) -> String {
-    let base = script.trim_end_matches('/').rsplit('/').next().unwrap_or(script);
-    match base.rsplit_once('.') {
-        Some((stem, _)) if !stem.is_empty() => stem.to_owned(),
-        _ => base.to_owned(),
-    }
+    let line = script.trim().lines().next().unwrap_or_default();
+    let base = line.trim_end_matches('/').rsplit('/').next().unwrap_or(line);
+    let stem = base.rsplit_once('.').map(|(stem, _)| stem).filter(|stem| !stem.is_empty()).unwrap_or(base);
+    stem.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
 }
 
 #[cfg(test)]
@@ -175,6 +175,7 @@ mod tests {
             ("echo hi; sleep 100", "echo hi; sleep 100"),
             ("/srv/site/", "site"),
             (".hidden", ".hidden"),
+            ("set -e\nexec ./run", "set -e"),
         ];
         for (script, name) in table {
             assert_eq!(default_name(script), name, "{script}");

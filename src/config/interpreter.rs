@@ -11,6 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use super::paths;
+
 /// PM2's table of extensions. TypeScript is a case of its own.
 const BY_EXTENSION: &[(&str, &str)] = &[
     ("js", "node"),
@@ -65,10 +67,21 @@ pub(super) fn choose(
         },
         None => by_script(script, env, cwd)?,
     };
-    if choice.program == "none" || find_in_path(&choice.program, env, cwd).is_some() {
-        Ok(choice)
+    if choice.program == "none" {
+        return Ok(choice);
+    }
+    // A name stays a name, to be looked up anew at each start; a path of the user's becomes absolute, and a program
+    // that the app's own packages brought can be given by path alone.
+    let found = if choice.program.contains('/') {
+        Some(paths::resolve(cwd, &choice.program, env)).filter(|path| is_executable(path))
+    } else if find_in_path(&choice.program, env, cwd).is_some() {
+        return Ok(choice);
     } else {
-        Err(Refusal::Missing(choice.program))
+        Some(cwd.join("node_modules/.bin").join(&choice.program)).filter(|path| is_executable(path))
+    };
+    match found.as_deref().and_then(Path::to_str) {
+        Some(path) => Ok(Choice { program: path.to_owned(), ..choice }),
+        None => Err(Refusal::Missing(choice.program)),
     }
 }
 

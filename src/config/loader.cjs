@@ -2,6 +2,7 @@
 // What the configuration itself prints goes to standard error.
 'use strict';
 
+const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const { pathToFileURL } = require('node:url');
 const vm = require('node:vm');
@@ -30,10 +31,18 @@ function asPlainData(key, value) {
   return value;
 }
 
-// The first place in the stack that is not Node's own: the configuration, or a module it uses.
+// The first place in a stack that is not Node's own: the configuration, or a module it uses.
+function placeIn(stack) {
+  return String(stack).match(/(?:^|[\s(]|file:\/\/)(\/[^\n()]*?):(\d+)(?::\d+)?(?=\)|\s|$)/);
+}
+
 function complain(error) {
-  const stack = String((error && error.stack) || '');
-  const place = stack.match(/(?:file:\/\/)?(\/[^\n()]*?):(\d+)(?::(\d+))?(?=\)|\s|$)/);
+  let place = placeIn((error && error.stack) || '');
+  if (!place && error instanceof SyntaxError && mode === 'file') {
+    // import() does not say where the syntax of an ES module is wrong, node --check does.
+    const check = spawnSync(process.execPath, ['--check', subject], { encoding: 'utf8', timeout: 10_000 });
+    place = placeIn(check.stderr);
+  }
   const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
   answer({ error: { message, code: error && error.code, file: place && place[1], line: place && Number(place[2]) } });
 }

@@ -25,9 +25,11 @@ fn normalise(path: &Path) -> PathBuf {
     normal
 }
 
-/// An app's name as part of a file name: what is not a letter, digit, dot or dash becomes a dash.
+/// An app's name as part of a file name: what is not a letter, digit, dot or dash becomes a dash. Cut so that
+/// `-error-ID.log`, a rotation's date and `.gz` still fit into the 255 bytes of a name.
 pub(super) fn file_name(app: &str) -> String {
-    app.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '-' }).collect()
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '-' };
+    app.chars().map(safe).take(180).collect()
 }
 
 /// A log path as given; none for the ways of saying none.
