@@ -1,0 +1,8 @@
+// A plain express app, which knows nothing of who runs it.
+const express = require('express');
+
+const app = express();
+app.get('/', (request, response) => response.send(String(process.pid)));
+app.get('/slow', (request, response) => setTimeout(() => response.send(String(process.pid)), 500));
+app.get('/user', (request, response) => response.send(`${process.getuid()} ${process.env.HOME}`));
+app.listen(Number(process.env.PORT || 3000), () => console.log('listening'));
