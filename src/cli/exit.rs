@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+use super::console::Console;
+use crate::api;
+use crate::config::ConfigError;
+
 /// PM2's exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -38,5 +42,46 @@ impl Failure {
     /// A failure with this message.
     pub fn error(message: impl Into<String>) -> Failure {
         Failure::Error(message.into())
+    }
+
+    /// Says it, and with what code to exit.
+    pub fn tell(&self, console: &Console) -> Exit {
+        match self {
+            Failure::Usage(message) => console.notice(format!("  error: {message}")),
+            Failure::Error(message) => console.error(message),
+            Failure::Warning(message) => console.warn_aside(message),
+            Failure::Said => {}
+        }
+        Exit::Failure
+    }
+}
+
+/// The daemon's refusals in PM2's words.
+impl From<api::Error> for Failure {
+    fn from(error: api::Error) -> Failure {
+        match error {
+            api::Error::NoSuchTarget(target) => Failure::Error(no_such_target(&target)),
+            api::Error::NoProcess => Failure::Warning("No process found".to_owned()),
+            api::Error::AlreadyLaunched(_) => {
+                Failure::error("Script already launched, add -f option to force re-execution")
+            }
+            api::Error::NothingToDo => Failure::error("Nothing to do"),
+            other => Failure::Error(other.to_string()),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::Error(error.to_string())
+    }
+}
+
+/// PM2 has one sentence for ids and one for names.
+pub fn no_such_target(target: &str) -> String {
+    if target.parse::<u32>().is_ok() {
+        format!("{target} : id unknown")
+    } else {
+        format!("Process or Namespace {target} not found")
     }
 }

@@ -7,8 +7,9 @@ use clap::{Args as _, CommandFactory, FromArgMatches, Parser, error::ContextKind
 
 use super::args::Command;
 use super::options::Options;
-use super::suggest;
+
 use super::{exit::Failure, unsupported};
+use crate::config;
 
 /// The whole grammar: for help, manual and completion. Parsing takes only the part of the command at hand.
 #[derive(Debug, Parser)]
@@ -74,7 +75,7 @@ pub fn read(words: &[String]) -> Result<Typed, Failure> {
         }
         let known =
             grammar.get_subcommands().filter(|c| !c.is_hide_set()).flat_map(|c| c.get_name_and_visible_aliases());
-        return Ok(Typed::Unknown(name.to_owned(), suggest::nearest(name, known).map(str::to_owned)));
+        return Ok(Typed::Unknown(name.to_owned(), config::nearest(name, known).map(str::to_owned)));
     };
     let command = command.clone();
     table.add(&command);
@@ -112,7 +113,9 @@ pub fn read(words: &[String]) -> Result<Typed, Failure> {
 
 /// A command as it is parsed and explained: with the options that all of them accept.
 pub fn prepared(command: clap::Command) -> clap::Command {
-    Options::augment_args(command).args_override_self(true).disable_version_flag(true)
+    // Adding options brings along what documents them as a whole, which is not what the command is about.
+    let about = command.get_about().cloned().unwrap_or_default();
+    Options::augment_args(command).args_override_self(true).disable_version_flag(true).about(about)
 }
 
 /// Commands in whose help the options of an app are listed.
@@ -120,26 +123,27 @@ const ABOUT_APPS: [&str; 3] = ["start", "restart", "reload"];
 
 fn help(grammar: clap::Command) -> String {
     let mut grammar = grammar.mut_args(|arg| {
-        let app = arg.get_help_heading() == Some("Options of an app");
-        arg.hide(app)
+        let hide = arg.is_hide_set() || arg.get_help_heading() == Some("Options of an app");
+        arg.hide(hide)
     });
     grammar = grammar.after_help("Options of an app: see `pm2rs start --help`. Whatever follows `--` goes to the app.");
     grammar.render_help().to_string()
 }
 
-/// The help of one command.
-pub fn help_of(command: clap::Command) -> String {
+/// A command with the options that its help and its manual page show.
+pub fn explained(command: clap::Command) -> clap::Command {
     let own: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
     let all = ABOUT_APPS.contains(&command.get_name());
     let name = format!("pm2rs {}", command.get_name());
-    let mut command = prepared(command).bin_name(name).max_term_width(110).mut_args(|arg| {
+    let command = prepared(command).bin_name(name).mut_args(|arg| {
         let hide = arg.is_hide_set() || !(all || own.contains(&arg.get_id().to_string()) || arg.get_id() == "help");
         arg.hide(hide)
     });
-    if !all {
-        command = command.after_help("Options that all commands accept: see `pm2rs --help`.");
-    }
-    command.render_help().to_string()
+    if all { command } else { command.after_help("Options that all commands accept: see `pm2rs --help`.") }
+}
+
+fn help_of(command: clap::Command) -> String {
+    explained(command).max_term_width(110).render_help().to_string()
 }
 
 /// A command line taken apart.
@@ -305,7 +309,7 @@ impl Table {
 
     fn unknown(&self, typed: &str) -> Failure {
         let known = self.known.iter().flat_map(|known| known.longs.iter()).map(String::as_str);
-        let near = typed.strip_prefix("--").and_then(|name| suggest::nearest(name, known));
+        let near = typed.strip_prefix("--").and_then(|name| config::nearest(name, known));
         let hint = near.map(|name| format!(" (did you mean `--{name}'?)")).unwrap_or_default();
         Failure::Usage(format!("unknown option `{typed}'{hint}"))
     }

@@ -1,18 +1,128 @@
 //! The command line: what people type, what they see.
+//!
+//! ```text
+//!   words ── line.rs (as PM2's parser reads them; args.rs, options.rs) ──▶ Command, Options
+//!         ── cmd/ (what it does) ──▶ config: files and options become specs
+//!                                ──▶ connect.rs: the daemon, by api::Client
+//!                                ──▶ render/ (pure), console.rs: what people see
+//! ```
+//!
+//! Must never see the daemon's insides, nor do anything that the bus cannot: whatever a command does, `busctl` can.
 
 mod args;
+mod cmd;
+mod connect;
 mod console;
 mod exit;
 mod line;
 mod options;
+mod progress;
 mod render;
-mod suggest;
+mod session;
 mod unsupported;
 
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use args::{Command, DaemonArgs};
+use connect::{Choice, Place};
+use console::Console;
+use exit::{Exit, Failure};
+use line::Typed;
+use options::Options;
+use session::Session;
+
+use crate::daemon::{self, DaemonOptions};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Entry point of the binary.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let mut words = std::env::args_os();
+    let as_pm2 = words.next().is_some_and(|program| Path::new(&program).file_name().is_some_and(|name| name == "pm2"));
+    let words: Result<Vec<String>, _> = words.map(|word| word.into_string()).collect();
+    let typed = match words {
+        Ok(words) => line::read(&words).map(|typed| (typed, words)),
+        Err(word) => Err(Failure::Usage(format!("`{}' is not UTF-8", word.display()))),
+    };
+    let exit = match typed {
+        Ok((Typed::Command(both), words)) => perform(*both, words, as_pm2),
+        Ok((other, _)) => answer(&other, as_pm2),
+        Err(failure) => failure.tell(&Console::of_this_process(false, false)),
+    };
+    exit.into()
+}
+
+/// What needs no daemon and no session.
+fn answer(typed: &Typed, as_pm2: bool) -> Exit {
+    let console = Console::of_this_process(false, false);
+    match typed {
+        Typed::Help(text) => {
+            console.print(text);
+            Exit::Success
+        }
+        Typed::Version => {
+            console.print(&format!("{VERSION}\n"));
+            Exit::Success
+        }
+        Typed::Unsupported(name, instead) => Failure::error(format!("`{name}` is not there: {instead}")).tell(&console),
+        Typed::Unknown(name, near) => {
+            let hint = near.as_ref().map(|near| format!(": `{name}` (did you mean `{near}`?)"));
+            console.error(format!("Command not found{}", hint.unwrap_or_default()));
+            console.aside(&usage(as_pm2));
+            Exit::Failure
+        }
+        Typed::Nothing | Typed::Command(_) => {
+            console.print(&usage(as_pm2));
+            Exit::Failure
+        }
+    }
+}
+
+fn usage(as_pm2: bool) -> String {
+    let name = if as_pm2 { "pm2" } else { "pm2rs" };
+    format!(
+        "\nusage: {name} [options] <command>\n\n\
+         {name} -h, --help             all commands and options\n\
+         {name} examples               examples\n\
+         {name} <command> -h           help on a command\n\n"
+    )
+}
+
+fn perform((command, options): (Command, Options), words: Vec<String>, as_pm2: bool) -> Exit {
+    let console = Console::of_this_process(options.silent, options.no_color);
+    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let choice = Choice::of(&options, as_pm2, &env);
+    if let Command::Daemon(args) = &command {
+        return run_daemon(args, choice, &console);
+    }
+    let session = Session { console, options, choice, words };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::error(format!("cannot wait for anything: {error}")).tell(&console),
+    };
+    let done = runtime.block_on(cmd::run(&session, &command));
+    // A read of standard input that goes on in a thread must not hold up the end.
+    runtime.shutdown_background();
+    done.map_or_else(|failure| failure.tell(&console), |()| Exit::Success)
+}
+
+/// The daemon itself: in the foreground, or detached by a command that waits for it on our standard input.
+fn run_daemon(args: &DaemonArgs, choice: Choice, console: &Console) -> Exit {
+    let mode = match choice.place {
+        Place::System => daemon::Mode::System,
+        Place::User => daemon::Mode::User,
+        Place::Private | Place::Any => daemon::Mode::Private { home: choice.home },
+    };
+    let ready = args.detached.then(|| std::io::stdin().as_fd().try_clone_to_owned()).transpose();
+    let ready = match ready {
+        Ok(ready) => ready,
+        Err(error) => return Failure::error(format!("cannot tell when ready: {error}")).tell(console),
+    };
+    match daemon::run(DaemonOptions { mode, ready }) {
+        Ok(()) => Exit::Success,
+        Err(error) => Failure::error(format!("{error:#}")).tell(console),
+    }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::config::CliOverrides;
+
 /// Heading of the options that describe an app.
 const APP: &str = "Options of an app";
 /// Heading of the options that choose the daemon.
@@ -223,4 +225,55 @@ pub struct Options {
     /// No effect: no metrics client is loaded
     #[arg(long, hide = true)]
     pub deep_monitoring: bool,
+}
+
+impl Options {
+    /// The options of an app, for `config` to read.
+    #[must_use]
+    pub fn overrides(&self) -> CliOverrides {
+        let options = self.clone();
+        CliOverrides {
+            name: options.name,
+            namespace: options.namespace,
+            instances: options.instances,
+            cwd: options.cwd,
+            interpreter: options.interpreter,
+            node_args: options.node_args,
+            execute_command: options.execute_command,
+            env_name: options.env,
+            update_env: options.update_env,
+            filter_env: options.filter_env,
+            uid: options.uid.or(options.user.filter(|user| !user.is_empty())),
+            gid: options.gid,
+            pid: options.pid,
+            output: options.output,
+            error: options.error,
+            log: options.log,
+            log_type: options.log_type,
+            log_date_format: options.log_date_format,
+            time: options.time,
+            disable_logs: options.disable_logs,
+            merge_logs: options.merge_logs,
+            watch: options.watch,
+            ignore_watch: options.ignore_watch,
+            watch_delay: options.watch_delay,
+            ext: options.ext,
+            cron_restart: options.cron_restart,
+            max_memory_restart: options.max_memory_restart,
+            restart_delay: options.restart_delay,
+            exp_backoff_restart_delay: options.exp_backoff_restart_delay,
+            max_restarts: options.max_restarts,
+            stop_exit_codes: options.stop_exit_codes,
+            kill_timeout: options.kill_timeout,
+            listen_timeout: options.listen_timeout,
+            wait_ready: options.wait_ready,
+            shutdown_with_message: options.shutdown_with_message,
+            no_autorestart: options.no_autorestart,
+            no_autostart: options.no_autostart,
+            no_treekill: options.no_treekill,
+            source_map_support: options.source_map_support,
+            disable_source_map_support: options.disable_source_map_support,
+            more: std::collections::BTreeMap::new(),
+        }
+    }
 }

@@ -3,5 +3,6 @@
 pub mod describe;
 pub mod inspect;
 pub mod list;
+pub mod log_line;
 pub mod row;
 pub mod table;

@@ -1,0 +1,210 @@
+//! Commands that change processes which exist: stop, restart, reload, delete, scale, reset.
+
+use std::io::Read;
+
+use super::targets::{self, Selection};
+use super::{file, logs};
+use crate::api::{self, Client, UpdateDict};
+use crate::cli::args::ScaleArgs;
+use crate::cli::exit::Failure;
+use crate::cli::render::row::Row;
+use crate::cli::session::Session;
+use crate::config;
+
+/// What is done to processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Ends them; they stay in the list.
+    Stop,
+    /// Ends and starts them.
+    Restart,
+    /// Replaces them one by one.
+    Reload,
+    /// Ends and forgets them.
+    Delete,
+}
+
+impl Verb {
+    /// PM2's name of the action.
+    pub fn action(self) -> &'static str {
+        match self {
+            Verb::Stop => "stopProcessId",
+            Verb::Restart => "restartProcessId",
+            Verb::Reload => "reloadProcessId",
+            Verb::Delete => "deleteProcessId",
+        }
+    }
+
+    /// The command.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verb::Stop => "stop",
+            Verb::Restart => "restart",
+            Verb::Reload => "reload",
+            Verb::Delete => "delete",
+        }
+    }
+
+    /// Whether the processes run on afterwards, with whatever changed.
+    pub fn renews(self) -> bool {
+        matches!(self, Verb::Restart | Verb::Reload)
+    }
+}
+
+/// Most that is read from standard input: as much as of a file.
+const STDIN_BOUND: u64 = 8 << 20;
+
+/// All of standard input.
+///
+/// # Errors
+/// When it cannot be read or is no text.
+pub fn standard_input() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(STDIN_BOUND).read_to_string(&mut text);
+    read.map_err(|error| Failure::error(format!("cannot read standard input: {error}")))?;
+    Ok(text)
+}
+
+/// Stop, restart, reload or delete.
+///
+/// # Errors
+/// When a target stands for nothing (nothing is done then), or the daemon could not do it.
+pub async fn act(session: &Session, verb: Verb, typed: &[String]) -> Result<(), Failure> {
+    if typed.iter().any(|target| target == "-" || config::file_kind(target).is_some()) {
+        return act_on_files(session, verb, typed).await;
+    }
+    let client = session.daemon().await?;
+    let rows = session.rows(&client).await?;
+    let mut selections = Vec::with_capacity(typed.len());
+    for target in typed {
+        selections.push(targets::select(session, &client, &rows, target).await?);
+    }
+    if verb.renews() && !session.options.update_env {
+        session.console.say("Use --update-env to update environment variables");
+    }
+    for selection in &selections {
+        apply(session, &client, &rows, verb, selection, &update(session)).await?;
+    }
+    conclude(session, &client, verb, &selections).await
+}
+
+/// What follows the actions: the list, or the logs where they were asked for.
+pub async fn conclude(session: &Session, client: &Client, verb: Verb, selections: &[Selection]) -> Result<(), Failure> {
+    if verb != Verb::Reload {
+        session.show_list(client).await?;
+    }
+    if session.options.attach_logs && verb.renews() {
+        let targets: Vec<String> = selections.iter().map(|selection| selection.target.clone()).collect();
+        return logs::follow(session, client, &targets).await;
+    }
+    Ok(())
+}
+
+/// Files and standard input among the targets: each target by itself, in order.
+async fn act_on_files(session: &Session, verb: Verb, typed: &[String]) -> Result<(), Failure> {
+    for target in typed {
+        let from_file = target == "-" || config::file_kind(target).is_some();
+        if from_file && verb.renews() {
+            file::start_or(session, verb, target).await?;
+        } else if from_file {
+            file::end(session, verb, target).await?;
+        } else {
+            Box::pin(act(session, verb, std::slice::from_ref(target))).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The options of a restart or reload.
+pub fn update(session: &Session) -> UpdateDict {
+    let options = &session.options;
+    UpdateDict {
+        env: options.update_env.then(|| config::caller_environment(&session.caller())),
+        spec: None,
+        batch: options.parallel,
+    }
+}
+
+/// Does it to one selection, with PM2's lines before and after.
+///
+/// # Errors
+/// When the daemon could not do it.
+pub async fn apply(
+    session: &Session,
+    client: &Client,
+    rows: &[Row],
+    verb: Verb,
+    selection: &Selection,
+    update: &UpdateDict,
+) -> Result<(), Failure> {
+    let console = &session.console;
+    let (action, typed, ids) = (verb.action(), &selection.typed, selection.ids_text());
+    console.info(format!("Applying action {action} on app [{typed}](ids: {ids})"));
+    let targets = [selection.target.as_str()];
+    let manager = client.manager();
+    let job = match verb {
+        Verb::Stop => manager.stop(&targets).await,
+        Verb::Restart => manager.restart(&targets, update).await,
+        Verb::Reload => manager.reload(&targets, update).await,
+        Verb::Delete => manager.delete(&targets).await,
+    }?;
+    session.finish(client, &format!("{} {typed}", verb.word()), &job).await?;
+    for id in &selection.ids {
+        let name = rows.iter().find(|row| row.id == u64::from(*id)).map_or(typed.as_str(), |row| row.name.as_str());
+        console.info(format!("[{name}]({id}) ✓"));
+    }
+    Ok(())
+}
+
+/// `scale`.
+///
+/// # Errors
+/// For an unknown app, a wrong number, the present number.
+pub async fn scale(session: &Session, args: &ScaleArgs) -> Result<(), Failure> {
+    let (app, number) = (args.app.as_str(), args.number.trim());
+    let digits = number.strip_prefix(['+', '-']).unwrap_or(number);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Failure::error(format!("cannot scale `{app}`: `{number}` is not a number, +number or -number")));
+    }
+    let client = session.daemon().await?;
+    let before = session.rows(&client).await?;
+    let job = client.manager().scale(app, number).await.map_err(|error| match error {
+        api::Error::NoSuchTarget(_) => {
+            let near = config::nearest(app, before.iter().map(|row| row.name.as_str()));
+            let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
+            Failure::error(format!("Application {app} not found{hint}"))
+        }
+        other => other.into(),
+    })?;
+    session.finish(&client, &format!("scale {app}"), &job).await?;
+    let after = session.rows(&client).await?;
+    let gone = before.iter().filter(|row| after.iter().all(|other| other.id != row.id));
+    for _ in after.iter().filter(|row| before.iter().all(|other| other.id != row.id)) {
+        session.console.info("Scaling up application");
+    }
+    for row in gone {
+        session.console.info(format!("Applying action deleteProcessId on app [{}](ids: [ {} ])", row.id, row.id));
+        session.console.info(format!("[{}]({}) ✓", row.name, row.id));
+    }
+    session.show_list(&client).await
+}
+
+/// `reset`.
+///
+/// # Errors
+/// When a target stands for nothing.
+pub async fn reset(session: &Session, typed: &[String]) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    let rows = session.rows(&client).await?;
+    let mut selections = Vec::with_capacity(typed.len());
+    for target in typed {
+        selections.push(targets::select(session, &client, &rows, target).await?);
+    }
+    for selection in &selections {
+        for id in &selection.ids {
+            session.console.info(format!("Resetting meta for process id {id}"));
+        }
+        client.manager().reset(&[selection.target.as_str()]).await?;
+    }
+    session.show_list(&client).await
+}

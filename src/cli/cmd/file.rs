@@ -1,0 +1,209 @@
+//! Commands that take a configuration file: starting it, making what runs equal to it, checking it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::control::{self, Verb};
+use super::start::{launch, to_json};
+use super::targets::{self, Selection};
+use crate::api::{Client, StartDict, UpdateDict};
+use crate::cli::args::ApplyArgs;
+use crate::cli::exit::Failure;
+use crate::cli::render::row::Row;
+use crate::cli::session::Session;
+use crate::config::{self, Ecosystem};
+use crate::core::AppSpec;
+
+/// Apps that are started or restarted at a time, as in PM2.
+const CONCURRENT: usize = 2;
+
+/// startOrRestart and startOrReload: what runs gets the file's configuration, what is missing is started.
+///
+/// # Errors
+/// When the file is wrong (nothing is done then) or an app does not come up.
+pub async fn start_or(session: &Session, verb: Verb, file: &str) -> Result<(), Failure> {
+    let mut client = None;
+    bring_up(session, verb, file, &mut client).await?;
+    match client {
+        Some(client) => session.show_list(&client).await,
+        None => Ok(()),
+    }
+}
+
+/// As [`start_or`], without the list; answers with the names of the apps.
+///
+/// # Errors
+/// As [`start_or`].
+pub async fn bring_up(
+    session: &Session,
+    verb: Verb,
+    file: &str,
+    client: &mut Option<Client>,
+) -> Result<Vec<String>, Failure> {
+    let specs = specs(session, file)?;
+    let daemon = session.daemon().await?;
+    let rows = session.rows(&daemon).await?;
+    let known: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    let (present, missing): (Vec<&AppSpec>, Vec<&AppSpec>) =
+        specs.iter().partition(|spec| known.contains(spec.name.as_str()));
+    let mut failed = false;
+    for spec in present {
+        if let Err(failure) = renew(session, &daemon, &rows, verb, spec).await {
+            failure.tell(&session.console);
+            failed = true;
+        }
+    }
+    if !missing.is_empty() {
+        let names: Vec<&str> = missing.iter().map(|spec| spec.name.as_str()).collect();
+        session.console.warn(format!("Applications {} not running, starting...", names.join(", ")));
+        failed |= !start_all(session, &daemon, &missing).await;
+    }
+    if failed {
+        session.show_list(&daemon).await?;
+        return Err(Failure::Said);
+    }
+    *client = Some(daemon);
+    Ok(specs.into_iter().map(|spec| spec.name).collect())
+}
+
+/// Starts apps, a few at a time; their ids follow the file's order. Whether all came up; what did not has been said.
+async fn start_all(session: &Session, client: &Client, specs: &[&AppSpec]) -> bool {
+    let at_a_time = session.options.parallel.and_then(|n| usize::try_from(n).ok()).unwrap_or(CONCURRENT).max(1);
+    let mut well = true;
+    for some in specs.chunks(at_a_time) {
+        let mut jobs = Vec::with_capacity(some.len());
+        for spec in some {
+            let asked = match to_json(spec) {
+                // A file may well run one script under several names, or twice.
+                Ok(json) => client.manager().start_app(&json, &StartDict { force: true }).await.map_err(Failure::from),
+                Err(failure) => Err(failure),
+            };
+            jobs.push((spec, asked));
+        }
+        for (spec, asked) in jobs {
+            let finished = match asked {
+                Ok(job) => session.finish(client, &format!("start {}", spec.name), &job).await,
+                Err(failure) => Err(failure),
+            };
+            match finished {
+                Ok(()) => {
+                    let count = spec.instances.on(session.caller().cpus);
+                    session.console.info(format!("App [{}] launched ({count} instances)", spec.name));
+                }
+                Err(failure) => {
+                    failure.tell(&session.console);
+                    well = false;
+                }
+            }
+        }
+    }
+    well
+}
+
+/// Gives an app that exists the file's configuration, its number of processes included.
+async fn renew(session: &Session, client: &Client, rows: &[Row], verb: Verb, spec: &AppSpec) -> Result<(), Failure> {
+    let of_app = rows.iter().filter(|row| row.name == spec.name);
+    let ids: Vec<u32> = of_app.filter_map(|row| u32::try_from(row.id).ok()).collect();
+    let wanted = spec.instances.on(session.caller().cpus);
+    let selection = Selection { typed: spec.name.clone(), target: spec.name.clone(), ids };
+    let update = UpdateDict { env: None, spec: Some(to_json(spec)?), batch: session.options.parallel };
+    control::apply(session, client, rows, verb, &selection, &update).await?;
+    let present = session.rows(client).await?.iter().filter(|row| row.name == spec.name).count();
+    if u32::try_from(present).is_ok_and(|present| present != wanted) {
+        let job = client.manager().scale(&spec.name, &wanted.to_string()).await?;
+        session.finish(client, &format!("scale {}", spec.name), &job).await?;
+    }
+    Ok(())
+}
+
+/// stop and delete of a file: the apps of these names.
+///
+/// # Errors
+/// When the file is wrong or one of its apps does not exist.
+pub async fn end(session: &Session, verb: Verb, file: &str) -> Result<(), Failure> {
+    let ecosystem = load(session, file)?;
+    let client = session.daemon().await?;
+    let rows = session.rows(&client).await?;
+    let mut selections = Vec::new();
+    for entry in ecosystem.only(session.options.only.as_deref()) {
+        selections.push(targets::select(session, &client, &rows, &entry.name()).await?);
+    }
+    for selection in &selections {
+        control::apply(session, &client, &rows, verb, selection, &UpdateDict::default()).await?;
+    }
+    session.show_list(&client).await
+}
+
+/// `validate FILE`: says what is in it, or what is wrong with it.
+///
+/// # Errors
+/// When the file is wrong.
+pub fn validate(session: &Session, file: &str) -> Result<(), Failure> {
+    for spec in specs(session, file)? {
+        let count = spec.instances.on(session.caller().cpus);
+        session.console.info(format!("App [{}] is valid ({count} instances of {})", spec.name, spec.script.display()));
+    }
+    Ok(())
+}
+
+/// `apply FILE`: makes what runs equal to the file; reloads where that is enough.
+///
+/// # Errors
+/// When the file is wrong or an app does not come up.
+pub async fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
+    let specs = specs(session, &args.file)?;
+    let client = session.daemon().await?;
+    let rows = session.rows(&client).await?;
+    for spec in &specs {
+        let present = rows.iter().filter(|row| row.name == spec.name).count();
+        let wanted = spec.instances.on(session.caller().cpus);
+        let shown = |verb: &str| format!("{verb} {} ({present} -> {wanted} processes)", spec.name);
+        match (present, args.dry_run) {
+            (0, true) => session.console.say(shown("start")),
+            (_, true) => session.console.say(shown("reload")),
+            (0, false) => launch(session, &client, spec, true).await?,
+            (_, false) => renew(session, &client, &rows, Verb::Reload, spec).await?,
+        }
+    }
+    if args.dry_run { Ok(()) } else { session.show_list(&client).await }
+}
+
+/// The apps of a file that are meant, resolved; what is amiss is said.
+fn specs(session: &Session, file: &str) -> Result<Vec<AppSpec>, Failure> {
+    let ecosystem = load(session, file)?;
+    let caller = session.caller();
+    let overrides = session.options.overrides();
+    let entries = ecosystem.only(session.options.only.as_deref());
+    if entries.is_empty() {
+        let only = session.options.only.as_deref().unwrap_or_default();
+        let names = ecosystem.apps.iter().map(config::AppEntry::name).collect::<Vec<_>>();
+        let near = config::nearest(only, names.iter().map(String::as_str));
+        let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
+        return Err(Failure::error(format!("no app `{only}` in `{file}`{hint}")));
+    }
+    let mut specs = Vec::with_capacity(entries.len());
+    let mut said = BTreeSet::new();
+    for entry in entries {
+        let resolved = config::resolve_entry(entry, &overrides, &caller)?;
+        for warning in resolved.warnings {
+            if said.insert(warning.0.clone()) {
+                session.console.warn(warning.0);
+            }
+        }
+        specs.push(resolved.spec);
+    }
+    Ok(specs)
+}
+
+fn load(session: &Session, file: &str) -> Result<Ecosystem, Failure> {
+    let context = session.load_context(&session.caller());
+    let ecosystem = if file == "-" {
+        config::parse_stdin(&control::standard_input()?, &context)?
+    } else {
+        config::load_file(Path::new(file), &context)?
+    };
+    for warning in &ecosystem.warnings {
+        session.console.warn(&warning.0);
+    }
+    Ok(ecosystem)
+}

@@ -1,0 +1,76 @@
+//! Commands about the daemon itself: kill, ping, update, report.
+
+use serde_json::json;
+
+use crate::cli::exit::Failure;
+use crate::cli::render::inspect::inspect;
+use crate::cli::session::Session;
+
+/// `kill`: where no daemon runs there is nothing to do, and none is started for it.
+///
+/// # Errors
+/// When something does not end.
+pub async fn kill(session: &Session) -> Result<(), Failure> {
+    let console = &session.console;
+    let Some(client) = session.choice.find().await? else {
+        console.warn("No process found");
+        console.info("[v] All Applications Stopped");
+        console.info("[v] PM2 Daemon Stopped");
+        return Ok(());
+    };
+    let rows = session.rows(&client).await?;
+    let ids: Vec<u64> = rows.iter().map(|row| row.id).collect();
+    if rows.is_empty() {
+        console.warn("No process found");
+    } else {
+        console.info(format!("Applying action deleteProcessId on app [all](ids: {})", inspect(&json!(ids))));
+    }
+    let job = client.manager().kill().await?;
+    match session.finish(&client, "kill", &job).await {
+        Ok(()) => {}
+        // Its end may overtake its answer.
+        Err(_) if session.choice.find().await?.is_none() => {}
+        Err(failure) => return Err(failure),
+    }
+    for row in &rows {
+        console.info(format!("[{}]({}) ✓", row.name, row.id));
+    }
+    console.info("[v] All Applications Stopped");
+    session.choice.gone(&client).await?;
+    console.info("[v] PM2 Daemon Stopped");
+    Ok(())
+}
+
+/// `ping`.
+///
+/// # Errors
+/// When the daemon does not answer.
+pub async fn ping(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    let answer = client.manager().ping().await?;
+    session.console.print(&format!("{}\n", inspect(&json!({ "msg": answer }))));
+    Ok(())
+}
+
+/// `update`: the daemon executes the program that is installed now; apps go on.
+///
+/// # Errors
+/// When the daemon cannot.
+pub async fn update(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    session.console.info("Updating the daemon; apps go on meanwhile");
+    client.manager().reexecute().await?;
+    let client = session.choice.back().await?;
+    session.console.info(format!(">>>>>>>>>> PM2 updated ({})", client.manager().version().await?));
+    session.show_list(&client).await
+}
+
+/// `report`.
+///
+/// # Errors
+/// When the daemon does not answer.
+pub async fn report(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    session.console.print(&client.manager().report().await?);
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Commands that show processes: list, jlist, prettylist, id, pid.
+
+use serde_json::json;
+
+use crate::cli::exit::Failure;
+use crate::cli::render::inspect::inspect;
+use crate::cli::render::row::Row;
+use crate::cli::session::Session;
+
+/// `list`.
+///
+/// # Errors
+/// When there is no way to the daemon.
+pub async fn list(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    session.show_list(&client).await
+}
+
+/// `jlist`: what the daemon says, as it says it.
+///
+/// # Errors
+/// When there is no way to the daemon.
+pub async fn jlist(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    let text = client.manager().list_processes().await?;
+    session.console.print(&text);
+    Ok(())
+}
+
+/// `prettylist`.
+///
+/// # Errors
+/// When there is no way to the daemon.
+pub async fn prettylist(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    session.console.print(&inspect(&session.processes(&client).await?));
+    Ok(())
+}
+
+/// `id NAME`.
+///
+/// # Errors
+/// When there is no way to the daemon.
+pub async fn ids(session: &Session, app: &str) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    let ids: Vec<u64> = session.rows(&client).await?.iter().filter(|row| row.name == app).map(|row| row.id).collect();
+    session.console.print(&format!("{}\n", inspect(&json!(ids))));
+    Ok(())
+}
+
+/// `pid [NAME]`: one a line, an empty line for none.
+///
+/// # Errors
+/// When there is no way to the daemon.
+pub async fn pids(session: &Session, app: Option<&str>) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    let rows = session.rows(&client).await?;
+    let of_app = |row: &&Row| app.is_none_or(|app| row.name == app);
+    let pids: Vec<String> = rows.iter().filter(of_app).map(|row| row.pid.to_string()).collect();
+    session.console.print(&format!("{}\n", pids.join("\n")));
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Commands about the saved list: save, cleardump, resurrect.
+
+use std::collections::BTreeSet;
+
+use crate::cli::exit::Failure;
+use crate::cli::session::Session;
+
+/// `save`: an empty list is not saved unless forced, and that is no error.
+///
+/// # Errors
+/// When the daemon cannot write.
+pub async fn save(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    let console = &session.console;
+    let force = session.options.force || std::env::var_os("FORCE").is_some();
+    console.info("Saving current process list...");
+    if !force && session.rows(&client).await?.is_empty() {
+        console.warn("PM2 is not managing any process, skipping save...");
+        console.warn("To force saving use: pm2 save --force");
+        return Ok(());
+    }
+    let path = client.manager().save(force).await?;
+    console.info(format!("Successfully saved in {path}"));
+    Ok(())
+}
+
+/// `cleardump`.
+///
+/// # Errors
+/// When the daemon cannot write.
+pub async fn clear(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    client.manager().clear_saved().await?;
+    session.console.info("Successfully cleared the saved process list");
+    Ok(())
+}
+
+/// `resurrect`: without a saved list there is a message, the list, and no error.
+///
+/// # Errors
+/// When what was saved does not start.
+pub async fn resurrect(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    let console = &session.console;
+    console.info("Resurrecting");
+    let before: BTreeSet<u64> = session.rows(&client).await?.iter().map(|row| row.id).collect();
+    let job = match client.manager().resurrect().await {
+        Ok(job) => job,
+        Err(crate::api::Error::NotPossible(_)) => {
+            console.error("No processes saved; DUMP file doesn't exist");
+            return session.show_list(&client).await;
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let finished = session.finish(&client, "resurrect", &job).await;
+    for row in session.rows(&client).await?.iter().filter(|row| !before.contains(&row.id)) {
+        console.info(format!("Process {} restored", row.script));
+    }
+    finished?;
+    session.show_list(&client).await
+}

@@ -1,0 +1,104 @@
+//! What a command has at hand while it runs: the console, the options, the way to the daemon.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use zbus::OwnedObjectPath;
+
+use super::connect::Choice;
+use super::console::Console;
+use super::exit::Failure;
+use super::options::Options;
+use super::progress::Progress;
+use super::render::list::{self, Sort};
+use super::render::row::Row;
+use crate::api::{Client, JobState};
+use crate::config::{CallerContext, LoadContext};
+
+/// One call of the program.
+#[derive(Debug)]
+pub struct Session {
+    /// Where its words go.
+    pub console: Console,
+    /// What was typed with the command.
+    pub options: Options,
+    /// Which daemon it is about.
+    pub choice: Choice,
+    /// All words after the program's name.
+    pub words: Vec<String>,
+}
+
+impl Session {
+    /// A connection to the daemon, started where need be.
+    ///
+    /// # Errors
+    /// When there is no way to it.
+    pub async fn daemon(&self) -> Result<Client, Failure> {
+        self.choice.connect(&self.console).await
+    }
+
+    /// The circumstances of the call, for `config`.
+    pub fn caller(&self) -> CallerContext {
+        CallerContext::of_this_process(self.choice.home.clone())
+    }
+
+    /// What evaluating a file needs to know.
+    pub fn load_context(&self, caller: &CallerContext) -> LoadContext {
+        LoadContext::new(caller, self.words.clone())
+    }
+
+    /// The processes as the daemon tells of them.
+    ///
+    /// # Errors
+    /// When the daemon goes away.
+    pub async fn processes(&self, client: &Client) -> Result<Value, Failure> {
+        let text = client.manager().list_processes().await?;
+        serde_json::from_str(&text)
+            .map_err(|error| Failure::error(format!("cannot read the list of processes: {error}")))
+    }
+
+    /// Their rows, by id.
+    ///
+    /// # Errors
+    /// When the daemon goes away.
+    pub async fn rows(&self, client: &Client) -> Result<Vec<Row>, Failure> {
+        Ok(Row::read_all(&self.processes(client).await?))
+    }
+
+    /// Waits for a job, with progress on a terminal, and tells its warnings.
+    ///
+    /// # Errors
+    /// The job's own message when it failed.
+    pub async fn finish(&self, client: &Client, what: &str, job: &OwnedObjectPath) -> Result<(), Failure> {
+        let outcome = Progress::new(self.console, what).during(client, job).await?;
+        for warning in &outcome.warnings {
+            self.console.warn(warning);
+        }
+        match outcome.state {
+            JobState::Done | JobState::Running => Ok(()),
+            JobState::Cancelled => Err(Failure::error(format!("{what} was cancelled"))),
+            JobState::Failed => Err(Failure::Error(outcome.message)),
+        }
+    }
+
+    /// Prints the list as the options want it.
+    ///
+    /// # Errors
+    /// When the daemon goes away.
+    pub async fn show_list(&self, client: &Client) -> Result<(), Failure> {
+        let mut rows = self.rows(client).await?;
+        self.options.sort.as_deref().map(Sort::read).unwrap_or_default().apply(&mut rows);
+        let console = &self.console;
+        if self.options.mini_list {
+            console.say(list::blocks(&rows, now()).trim_end());
+        } else {
+            console.say(list::table(&rows, now(), console.width, console.colours).trim_end());
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds since the epoch.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
