@@ -137,6 +137,9 @@ impl<'a> Resolver<'a> {
             environment.set("PYTHONUNBUFFERED", "1");
         }
         let name = self.name(script, env_name);
+        if name == "all" {
+            self.warn("an app named `all` can be reached by its number only: commands take `all` for every app");
+        }
         let version = self.text("version").map(str::to_owned).or_else(|| version_of(&found, script, &cwd));
         let spec = AppSpec {
             version,

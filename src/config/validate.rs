@@ -37,8 +37,6 @@ type Checked = Result<(), ConfigError>;
 /// The first rule that it breaks, naming the key.
 pub fn validate_spec(spec: &AppSpec) -> Result<(), ConfigError> {
     name("name", &spec.name)?;
-    // It would be out of reach: `all` means every app.
-    rule(spec.name != "all", "name", "`all` means every app")?;
     name("namespace", &spec.namespace)?;
     path("script", &spec.script)?;
     path("cwd", &spec.cwd)?;
@@ -243,7 +241,6 @@ mod tests {
         type Break = fn(&mut AppSpec);
         let table: &[(&str, Break)] = &[
             ("name", |s| s.name.clear()),
-            ("name", |s| s.name = "all".into()),
             ("name", |s| s.name = "a\nb".into()),
             ("name", |s| s.name = "x".repeat(2000)),
             ("namespace", |s| s.namespace = "\u{1b}[31m".into()),
