@@ -1,6 +1,7 @@
 //! A configuration file's content: its apps with canonical keys, not yet resolved against the machine.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ pub struct Ecosystem {
 }
 
 /// An app as a file has it: canonical keys and checked values.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct AppEntry {
     pub(super) keys: Map<String, Value>,
     pub(super) place: Place,
@@ -87,6 +88,10 @@ impl Ecosystem {
             ecosystem.add(&entry, number, shown, deploy.as_ref())?;
         }
         ecosystem.warn_of_same_names();
+        if !ecosystem.static_sites.is_empty() {
+            let said = format!("\"static\" has no effect: serve its folders with the npm package `serve` (`{shown}`)");
+            ecosystem.warnings.push(Warning(said));
+        }
         Ok(ecosystem)
     }
 
@@ -126,6 +131,13 @@ impl Ecosystem {
     pub fn only(&self, names: Option<&str>) -> Vec<&AppEntry> {
         let names = names.map(super::units::list);
         self.apps.iter().filter(|app| names.as_ref().is_none_or(|names| names.contains(&app.name()))).collect()
+    }
+}
+
+impl fmt::Debug for AppEntry {
+    /// Without its values, among which secrets are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppEntry").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 

@@ -67,7 +67,7 @@ pub static KEYS: &[Key] = &[
     key("error_file", &["error", "err", "err_file", "err_log"], Kind::Text, "file for standard error; `NULL` for none"),
     key("log_file", &["log"], Kind::BoolOrText, "file for both"),
     key("disable_logs", &[], Kind::Bool, "keep no logs"),
-    key("log_type", &[], Kind::OneOf(&["raw", "json"]), "how lines are written into files"),
+    key("log_type", &[], Kind::Text, "`json`: write lines as JSON into files"),
     key("log_date_format", &[], Kind::Text, "time before each line, in dayjs's format"),
     key("time", &[], Kind::Bool, "time before each line, as YYYY-MM-DDTHH:mm:ss"),
     key("merge_logs", &["combine_logs"], Kind::Bool, "one file for all processes of the app"),

@@ -1,6 +1,7 @@
 //! What the command line adds to a configuration: its options, and the circumstances it was called in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -224,7 +225,7 @@ impl CliOverrides {
 }
 
 /// The circumstances of a call.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct CallerContext {
     /// Working folder, as the shell shows it: symbolic links kept.
     pub cwd: PathBuf,
@@ -240,6 +241,13 @@ pub struct CallerContext {
     pub log_dir: PathBuf,
     /// Where pid files go that no path was given for.
     pub pid_dir: PathBuf,
+}
+
+impl fmt::Debug for CallerContext {
+    /// Without the environment, in which secrets are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallerContext").field("cwd", &self.cwd).field("home", &self.home).finish_non_exhaustive()
+    }
 }
 
 impl CallerContext {
@@ -288,7 +296,7 @@ fn user_name(env: &BTreeMap<String, String>) -> String {
 }
 
 /// What reading a file needs to know of its caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LoadContext {
     /// Relative paths resolve against it, and code runs in it.
     pub cwd: PathBuf,
@@ -298,6 +306,13 @@ pub struct LoadContext {
     pub argv: Vec<String>,
     /// How long code may take.
     pub timeout: Duration,
+}
+
+impl fmt::Debug for LoadContext {
+    /// Without the environment, in which secrets are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadContext").field("cwd", &self.cwd).finish_non_exhaustive()
+    }
 }
 
 impl LoadContext {

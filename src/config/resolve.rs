@@ -130,7 +130,8 @@ impl<'a> Resolver<'a> {
         if let Some(port) = self.number("port") {
             environment.overlay(&Map::from_iter([("PORT".to_owned(), json!(port))]));
         }
-        environment.set("PWD", &cwd.to_string_lossy());
+        // As a shell would: programs that ask for the logical folder get the link, not what it points to.
+        environment.all.insert("PWD".to_owned(), cwd.to_string_lossy().into_owned());
 
         let (found, choice, exec_mode) = self.program(script, &cwd, &environment)?;
         if choice.program.contains("python") && !environment.all.contains_key("PYTHONUNBUFFERED") {
@@ -166,7 +167,7 @@ impl<'a> Resolver<'a> {
             own_env: environment.own.into_iter().collect(),
             unquoted_env: environment.unquoted.into_iter().collect(),
             env: environment.all,
-            instance_var: self.text("instance_var").unwrap_or(&defaults.instance_var).to_owned(),
+            instance_var: self.instance_var(&defaults),
             increment_var: self.text("increment_var").map(str::to_owned),
             filter_env,
             autorestart: self.flag("autorestart", defaults.autorestart),
@@ -199,7 +200,7 @@ impl<'a> Resolver<'a> {
             on_reload_failure: self.parsed::<OnReloadFailure>("on_reload_failure").unwrap_or_default(),
             balance: self.parsed::<Balance>("balance").unwrap_or_default(),
             agent: self.flag("agent", defaults.agent),
-            listen: self.list("listen"),
+            listen: self.list("listen").iter().map(|address| self.address(address, &cwd)).collect(),
             uid: self.text("uid").map(str::to_owned),
             gid: self.text("gid").map(str::to_owned),
             watch: self.watch(&cwd),
@@ -225,6 +226,9 @@ impl<'a> Resolver<'a> {
         cwd: &Path,
         environment: &Environment,
     ) -> Result<(Found, Choice, ExecMode), ConfigError> {
+        if script == "serve" && environment.own.iter().any(|name| name.starts_with("PM2_SERVE_")) {
+            return Err(ConfigError::NoStaticServer { place: self.place.clone() });
+        }
         let wanted = self.wanted_mode();
         let search = Search { cwd, env: &environment.all, cluster: wanted == Some(ExecMode::Cluster) };
         let found = script::find(script, &self.list("args"), &search).map_err(ConfigError::ScriptNotFound)?;
@@ -242,6 +246,10 @@ impl<'a> Resolver<'a> {
                 Refusal::Unfit(problem) => ConfigError::Interpreter { problem, place },
             }
         })?;
+        if choice.program == "none" && !interpreter::is_executable(&found.path) {
+            let problem = format!("cannot execute `{}`: it lacks the permission (`chmod +x`)", found.path.display());
+            return Err(ConfigError::Interpreter { problem, place: self.place.clone() });
+        }
         let node = interpreter::is_node(&choice.program);
         let exec_mode = match wanted {
             Some(ExecMode::Cluster) if !node => {
@@ -283,6 +291,21 @@ impl<'a> Resolver<'a> {
     fn kill_signal(&self, defaults: &AppSpec) -> String {
         let of_caller = self.caller.env.get("PM2_KILL_SIGNAL").and_then(|name| super::kind::signal(name));
         self.text("kill_signal").or(of_caller).unwrap_or(&defaults.kill_signal).to_owned()
+    }
+
+    fn instance_var(&self, defaults: &AppSpec) -> String {
+        let of_caller = self.caller.env.get("PM2_PROCESS_INSTANCE_VAR").map(String::as_str);
+        let of_caller = of_caller.filter(|name| super::kind::is_variable(name));
+        self.text("instance_var").or(of_caller).unwrap_or(&defaults.instance_var).to_owned()
+    }
+
+    /// An address to listen on; the path of a socket is made absolute, a number or host is not a path.
+    fn address(&self, address: &str, cwd: &Path) -> String {
+        if address.contains('/') && !address.starts_with('@') {
+            paths::resolve(cwd, address, &self.caller.env).to_string_lossy().into_owned()
+        } else {
+            address.to_owned()
+        }
     }
 
     fn watch(&self, cwd: &Path) -> Option<WatchSpec> {
@@ -328,7 +351,8 @@ impl<'a> Resolver<'a> {
             // One process has no need of a number in its file's name.
             merge_logs: self.flag("merge_logs", mode == ExecMode::Fork && !self.keys.contains_key("instances")),
             disable_logs: self.flag("disable_logs", false),
-            log_type: self.parsed::<LogType>("log_type").unwrap_or_default(),
+            // PM2 knows one word here and takes any other for none.
+            log_type: if self.text("log_type") == Some("json") { LogType::Json } else { LogType::Raw },
             log_date_format: self
                 .text("log_date_format")
                 .filter(|format| !format.is_empty())

@@ -4,12 +4,13 @@
 //! ecosystem entry. How keys are *written* by people is `config`'s business.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 /// A fully resolved app: absolute paths, complete environment, defaults filled in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AppSpec {
     /// What `pm2rs list` shows and most commands take.
@@ -112,6 +113,23 @@ pub struct AppSpec {
     pub source_file: Option<PathBuf>,
     /// Keys that PM2 knows, that have no effect here and that jlist shows as they were given (`pmx`, `vizion`, `env_*`, ...).
     pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+impl fmt::Debug for AppSpec {
+    /// As JSON, without the values of variables: what is logged for debugging must hold no secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = serde_json::to_value(self).map_err(|_| fmt::Error)?;
+        let hide = |variables: &mut serde_json::Value| {
+            if let Some(variables) = variables.as_object_mut() {
+                variables.values_mut().for_each(|value| *value = "***".into());
+            }
+        };
+        hide(&mut shown["env"]);
+        for key in self.extra.keys().filter(|key| key.starts_with("env_")) {
+            hide(&mut shown["extra"][key.as_str()]);
+        }
+        write!(f, "AppSpec{shown}")
+    }
 }
 
 impl Default for AppSpec {
