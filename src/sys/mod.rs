@@ -3,6 +3,7 @@
 //! Owns every system call that the standard library and tokio do not offer. Must never know of apps, workers or
 //! Node, and never panic over what the kernel answers.
 
+pub mod cgroup;
 pub mod clock;
 pub mod epoll;
 pub mod identity;
@@ -10,6 +11,8 @@ pub mod pidfd;
 pub mod proc;
 pub mod socket;
 pub mod spawn;
+pub mod subreaper;
+pub mod tree;
 pub mod ulimits;
 pub mod watched;
 

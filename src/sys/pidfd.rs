@@ -36,6 +36,15 @@ impl ExitStatus {
             ExitStatus::Unknown
         }
     }
+
+    /// From what waitid(2) gives for a process that has ended.
+    pub(super) fn from_waitid(status: &rustix::process::WaitIdStatus) -> ExitStatus {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => ExitStatus::Code(code),
+            (None, Some(signal)) => ExitStatus::Signal(signal),
+            (None, None) => ExitStatus::Unknown,
+        }
+    }
 }
 
 impl fmt::Display for ExitStatus {
@@ -111,15 +120,21 @@ pub async fn wait(pidfd: BorrowedFd<'_>) -> io::Result<ExitStatus> {
     tokio::time::timeout(REAPED_BY_OTHERS, collected).await.unwrap_or(Ok(ExitStatus::Unknown))
 }
 
+/// Waits until the process has ended and collects nothing: for those whose status is somebody else's business.
+///
+/// # Errors
+/// As [`wait`].
+pub async fn ended(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let registered = Watched::with_interest(pidfd.try_clone_to_owned()?, Interest::READABLE)?;
+    registered.readable().await?.retain_ready();
+    Ok(())
+}
+
 /// The status of a process that has ended; `None` when it runs, or when its status is not to be had yet.
 fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(None) => Ok(None),
-        Ok(Some(status)) => Ok(Some(match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => ExitStatus::Code(code),
-            (None, Some(signal)) => ExitStatus::Signal(signal),
-            (None, None) => ExitStatus::Unknown,
-        })),
+        Ok(Some(status)) => Ok(Some(ExitStatus::from_waitid(&status))),
         Err(rustix::io::Errno::CHILD) => match uncollected_status(pidfd) {
             Some(status) => Ok(Some(status)),
             None => collected_status(pidfd),

@@ -24,6 +24,8 @@ pub struct Stat {
     pub utime: u64,
     /// CPU time in the kernel (clock ticks).
     pub stime: u64,
+    /// Threads that have not ended.
+    pub threads: u64,
     /// When it started (clock ticks since boot). A pid together with this names a process for good.
     pub start_time: u64,
     /// Resident memory (bytes). The kernel keeps it a little behind, by some pages a CPU.
@@ -60,16 +62,18 @@ impl Stat {
         let session = fields.next()?.parse().ok()?;
         let utime = fields.nth(14 - 7)?.parse().ok()?;
         let stime = fields.next()?.parse().ok()?;
-        let start_time = fields.nth(22 - 16)?.parse().ok()?;
+        let threads = fields.nth(20 - 16)?.parse().ok()?;
+        let start_time = fields.nth(22 - 21)?.parse().ok()?;
         let rss_pages: u64 = fields.nth(24 - 23)?.parse().ok()?;
         let rss = rss_pages.saturating_mul(rustix::param::page_size() as u64);
-        Some(Stat { pid, comm, state, ppid, pgrp, session, utime, stime, start_time, rss })
+        Some(Stat { pid, comm, state, ppid, pgrp, session, utime, stime, threads, start_time, rss })
     }
 
-    /// Whether it has ended already and only its status is left to be collected.
+    /// Whether it has ended already and only its status is left to be collected. A main thread that has ended before
+    /// others is a zombie, too, of a process that lives.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        matches!(self.state, 'Z' | 'X' | 'x')
+        matches!(self.state, 'Z' | 'X' | 'x') && self.threads <= 1
     }
 }
 
@@ -207,6 +211,7 @@ mod tests {
             session: 6116,
             utime: 39,
             stime: 7,
+            threads: 11,
             start_time: 1_743_210,
             rss: 12800 * page,
         };
