@@ -83,6 +83,13 @@ holds() { # JSON FILTER: jq's answer is true
     jq -e "$2" <<<"$1" >/dev/null || { printf 'in:\n%s\n' "$1"; die "$2"; }
 }
 
+denied() { # COMMAND...: it fails, one way or the other
+    if "$@"; then
+        die "\`$*\` to fail"
+        return 1
+    fi
+}
+
 refused() { # COMMAND...: it fails, with status 1 and exactly one line for people, which is left in $complaint
     local status=0 before after
     before=$(processes | jq -c 'map([.pm_id, .name, .pid])')
@@ -102,7 +109,7 @@ online() { # NAME COUNT: so many processes of the app are online
 gone() { # PID...: none of them is a process any more
     local pid
     for pid in "$@"; do
-        ! inside test -d "/proc/$pid" || { die "process $pid to be gone"; return 1; }
+        denied inside test -d "/proc/$pid" || { die "process $pid to be gone"; return 1; }
     done
 }
 
