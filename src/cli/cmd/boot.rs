@@ -18,6 +18,9 @@ const SYSTEM_UNITS: [&str; 3] = ["/etc/systemd/system", "/usr/local/lib/systemd/
 /// The same for users' units.
 const USER_UNITS: [&str; 3] = ["/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"];
 
+/// The packaged user unit.
+const USER_UNIT: &str = include_str!("../../../systemd/user/pm2rs.service");
+
 /// `startup`.
 ///
 /// # Errors
@@ -87,26 +90,11 @@ fn install_user_unit(session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The packaged unit, for the program at this path.
 fn user_unit(program: &Path) -> String {
     // systemd.service(5): `%` begins a specifier, quotes keep blanks together.
-    let program = program.display().to_string().replace('%', "%%").replace('\\', "\\\\").replace('"', "\\\"");
-    format!(
-        "[Unit]\n\
-         Description=pm2rs process supervisor\n\
-         \n\
-         [Service]\n\
-         Type=notify\n\
-         NotifyAccess=main\n\
-         ExecStart=\"{program}\" daemon --user\n\
-         Restart=on-failure\n\
-         FileDescriptorStoreMax=4096\n\
-         RuntimeDirectory=pm2rs\n\
-         RuntimeDirectoryPreserve=restart\n\
-         KillMode=mixed\n\
-         \n\
-         [Install]\n\
-         WantedBy=default.target\n"
-    )
+    let program = program.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    USER_UNIT.replace("ExecStart=/usr/bin/pm2rs ", &format!("ExecStart=\"{program}\" "))
 }
 
 fn run(session: &Session, program: &str, args: &[&str]) -> Result<(), Failure> {

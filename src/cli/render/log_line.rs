@@ -176,12 +176,12 @@ mod tests {
         assert_eq!(look(Form::Raw).line(&out, 6), "listening on 3000\n");
         assert_eq!(
             look(Form::Json).line(&out, 6),
-            "{\"message\":\"listening on 3000\\n\",\"timestamp\":\"2026-11-21T02:04:10.123Z\",\"type\":\"out\",\
+            "{\"message\":\"listening on 3000\\n\",\"timestamp\":\"2026-11-21T01:50:50.123Z\",\"type\":\"out\",\
              \"process_id\":0,\"app_name\":\"api\"}\n"
         );
         assert_eq!(
             look(Form::Pairs).line(&record("err"), 6),
-            "timestamp=2026-11-21-02:04:10+0000 app=api id=0 type=error message=listening on 3000\n"
+            "timestamp=2026-11-21-01:50:50+0000 app=api id=0 type=error message=listening on 3000\n"
         );
     }
 
@@ -189,7 +189,7 @@ mod tests {
     fn time_and_highlight() {
         let mut look = look(Form::Prefixed);
         look.time_format = Some("YYYY-MM-DD [at] H:mm:ss.SSS".to_owned());
-        assert_eq!(look.line(&record("out"), 6), "2026-11-21 at 2:04:10.123: 0|api  | listening on 3000\n");
+        assert_eq!(look.line(&record("out"), 6), "2026-11-21 at 1:50:50.123: 0|api  | listening on 3000\n");
         look.time_format = None;
         look.highlight = Some("3000".to_owned());
         look.colours = true;

@@ -6,3 +6,6 @@ pub mod list;
 pub mod log_line;
 pub mod row;
 pub mod table;
+
+#[cfg(test)]
+mod golden_tests;
