@@ -155,7 +155,15 @@ fn completion_knows_commands_and_options() {
     assert_eq!(words("1", "rel"), ["reload", "reloadLogs"]);
     assert_eq!(
         words("2", "logs --no"),
-        ["--no-autorestart", "--no-autostart", "--no-color", "--no-daemon", "--no-treekill", "--node-args", "--nostream"]
+        [
+            "--no-autorestart",
+            "--no-autostart",
+            "--no-color",
+            "--no-daemon",
+            "--no-treekill",
+            "--node-args",
+            "--nostream"
+        ]
     );
     assert_eq!(words("2", "stop a"), ["all"]);
     for shell in ["bash", "zsh", "fish"] {

@@ -94,6 +94,10 @@ impl Session {
         } else {
             console.say(list::table(&rows, now(), console.width, console.colours).trim_end());
         }
+        // For people only: scripts count words in what PM2 prints.
+        if console.width.is_some() {
+            list::reasons(&rows).iter().for_each(|reason| console.notice(reason));
+        }
         Ok(())
     }
 }

@@ -56,6 +56,8 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
         let path = folder.join(format!("{name}.1"));
         let mut text = Vec::new();
         Man::new(page)
+            .title(name)
+            .source(concat!("pm2rs ", env!("CARGO_PKG_VERSION")))
             .render(&mut text)
             .and_then(|()| std::fs::write(&path, &text))
             .map_err(|error| cannot(&path, error))?;

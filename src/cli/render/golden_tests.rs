@@ -77,6 +77,11 @@ fn list_is_sorted_as_asked() {
 }
 
 #[test]
+fn what_is_amiss_is_said() {
+    assert_eq!(super::list::reasons(&rows()), ["api (2): ended 16 times within 15 s; see `pm2 logs 2`"]);
+}
+
+#[test]
 fn describe_tells_all() {
     let processes = processes();
     let local = |name: &str| (name == "NODE_ENV").then(|| "development".to_owned());

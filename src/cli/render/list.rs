@@ -174,6 +174,12 @@ fn status(row: &Row) -> Cell {
     Cell::painted(row.status.as_str(), paint)
 }
 
+/// A line for each process that something is amiss with: what, and where to look.
+pub fn reasons(rows: &[Row]) -> Vec<String> {
+    let amiss = rows.iter().filter(|row| !row.reason.is_empty() && row.status != "stopped");
+    amiss.map(|row| format!("{} ({}): {}; see `pm2 logs {}`", row.name, row.id, row.reason, row.id)).collect()
+}
+
 /// PM2's plain blocks (`-m`).
 pub fn blocks(rows: &[Row], now: u64) -> String {
     let mut out = String::new();

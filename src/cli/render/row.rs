@@ -39,6 +39,8 @@ pub struct Row {
     pub pid_path: String,
     /// The script it runs.
     pub script: String,
+    /// Why it does not run, or what is amiss; empty when all is well.
+    pub reason: String,
 }
 
 impl Row {
@@ -66,6 +68,7 @@ impl Row {
             error_path: path("pm_err_log_path"),
             pid_path: path("pm_pid_path"),
             script: path("pm_exec_path"),
+            reason: text(&env["reason"]),
         }
     }
 
