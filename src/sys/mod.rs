@@ -5,8 +5,11 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod durable;
 pub mod epoll;
 pub mod identity;
+pub mod memfd;
+pub mod notify;
 pub mod pidfd;
 pub mod proc;
 pub mod socket;

@@ -1,0 +1,87 @@
+//! Files in memory that are passed from one daemon to the next (memfd_create(2)).
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+
+const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// A file with this content that nobody can change any more. Closed on exec; `name` is for `/proc/PID/fd` only.
+///
+/// # Errors
+/// When there are no descriptors or no memory left.
+pub fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(create(name, MemfdFlags::ALLOW_SEALING)?);
+    file.write_all(content)?;
+    fcntl_add_seals(&file, SEALS)?;
+    Ok(file.into())
+}
+
+/// An empty file to be written again and again. Closed on exec.
+///
+/// # Errors
+/// When there are no descriptors or no memory left.
+pub fn rewritable(name: &str) -> io::Result<File> {
+    create(name, MemfdFlags::empty()).map(File::from)
+}
+
+fn create(name: &str, flags: MemfdFlags) -> io::Result<OwnedFd> {
+    let flags = flags | MemfdFlags::CLOEXEC;
+    match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Before Linux 6.3 nothing could say that a file is not to be executed.
+        Err(rustix::io::Errno::INVAL) => Ok(memfd_create(name, flags)?),
+        other => Ok(other?),
+    }
+}
+
+/// Whether this is a file in memory that nobody can change any more.
+#[must_use]
+pub fn is_sealed(fd: impl AsFd) -> bool {
+    fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SEALS))
+}
+
+/// All that is in a file, from its beginning, wherever its offset stands.
+///
+/// # Errors
+/// `InvalidData` when it is larger than `max` bytes; as pread(2) else.
+pub fn read_all(fd: impl AsFd, max: usize) -> io::Result<Vec<u8>> {
+    let file = File::from(fd.as_fd().try_clone_to_owned()?);
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if size > max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{size} bytes are more than {max}")));
+    }
+    let mut content = vec![0; size];
+    file.read_exact_at(&mut content, 0)?;
+    Ok(content)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_file_cannot_be_changed() {
+        let fd = sealed("state", b"content").unwrap();
+        assert!(is_sealed(&fd));
+        let mut file = File::from(fd);
+        assert!(file.write_all(b"x").is_err() && file.set_len(1).is_err() && file.set_len(100).is_err());
+        assert_eq!(read_all(&file, 7).unwrap(), b"content");
+        assert_eq!(read_all(&file, 6).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let flags = rustix::io::fcntl_getfd(&file).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn a_rewritable_one_can() {
+        let file = rewritable("state").unwrap();
+        assert!(!is_sealed(&file) && !is_sealed(io::stdin()));
+        file.write_all_at(b"longer", 0).unwrap();
+        file.set_len(0).unwrap();
+        file.write_all_at(b"new", 0).unwrap();
+        assert_eq!(read_all(&file, 10).unwrap(), b"new");
+    }
+}
