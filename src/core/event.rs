@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AppId, AppSpec, Exit, JobId, ProcessId, Uid, WorkerId};
+use super::{AppId, AppSpec, Exit, JobId, ProcessId, SavedApp, Uid, WorkerId};
 
 /// Something that happened. Requests come authorised and with their targets resolved to processes.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,14 @@ pub enum Event {
         spec: Arc<AppSpec>,
         /// Whose it is.
         owner: Uid,
+    },
+    /// Saved apps are wanted back, as they were: at boot and by `resurrect`. Rows that were to run are started, the others
+    /// are there as `stopped`. One job for all of them; an app that cannot be started stays, errored.
+    RestoreRequested {
+        /// The job that reports on it.
+        job: JobId,
+        /// What was saved, see [`Fleet::saved`](super::Fleet::saved).
+        apps: Vec<SavedApp>,
     },
     /// These processes are to run: those that do not are started, the others restarted (PM2's `restart`).
     RestartRequested {

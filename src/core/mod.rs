@@ -5,20 +5,36 @@
 //! runs in simulated time.
 
 mod action;
+mod app;
 mod event;
 mod exit;
 mod fleet;
 mod ids;
+mod jobs;
+mod process;
+mod reload;
+mod restart;
+mod scale;
 mod spec;
+mod start;
+mod stop;
 mod time;
+mod timers;
+mod worker;
 
 pub use action::{Action, JobOutcome, LogLevel, SpawnOrder};
+pub use app::App;
 pub use event::{Event, ReloadOptions, SpawnFailure, Timer};
 pub use exit::Exit;
 pub use fleet::Fleet;
 pub use ids::{AppId, JobId, ProcessId, Uid, WorkerId};
+pub use jobs::{Job, JobKind};
+pub use process::{Desired, Process, State, TRANSITIONS};
+pub use restart::Record;
 pub use spec::{
     AppSpec, Balance, ExecMode, FilterEnv, Instances, LogSpec, LogType, OnReloadFailure, Probe, ProbeKind, RotateSpec,
     WatchSpec,
 };
+pub use start::{SavedApp, SavedProcess};
 pub use time::{Now, Time};
+pub use worker::{Readiness, WORKER_TRANSITIONS, Worker, WorkerState};

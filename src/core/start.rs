@@ -1,0 +1,604 @@
+//! Starting: new rows, new workers, and when a worker counts as ready.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::jobs::{JobKind, Lane, Report};
+use super::process::{Desired, Process, State};
+use super::restart::Record;
+use super::worker::{Readiness, Worker, WorkerState};
+use super::{
+    Action, App, AppId, AppSpec, Fleet, JobId, LogLevel, ProcessId, SpawnFailure, SpawnOrder, Timer, Uid, WorkerId,
+};
+
+/// After the first process of an app has proved that it starts, so many are started at a time.
+const STARTS_AT_ONCE: usize = 4;
+
+/// One app's part of a start, restart or scale up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct StartLane {
+    pub(super) app: AppId,
+    /// Running rows are ended first.
+    restart: bool,
+    /// The app is new: if it cannot be executed at all, it is forgotten again.
+    fresh: bool,
+    at_once: usize,
+    steps: Vec<(ProcessId, StartStep)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StartStep {
+    Waiting,
+    Begun,
+    Over,
+}
+
+/// How the start of a row stands.
+pub(super) enum Start {
+    Pending,
+    Ready,
+    Failed(String),
+}
+
+impl StartLane {
+    /// Starts rows: the first alone, the others a few at a time.
+    pub(super) fn start(app: AppId, processes: Vec<ProcessId>, fresh: bool) -> StartLane {
+        StartLane { app, restart: false, fresh, at_once: STARTS_AT_ONCE, steps: waiting(processes) }
+    }
+
+    /// Restarts rows: half of them at a time, at least two (PM2: always two), so that the other half goes on serving.
+    pub(super) fn restart(app: AppId, processes: Vec<ProcessId>) -> StartLane {
+        let at_once = processes.len().div_ceil(2).max(2);
+        StartLane { app, restart: true, fresh: false, at_once, steps: waiting(processes) }
+    }
+
+    pub(super) fn progress(&self) -> (usize, usize) {
+        (self.count(StartStep::Over), self.steps.len())
+    }
+
+    fn count(&self, step: StartStep) -> usize {
+        self.steps.iter().filter(|(_, state)| *state == step).count()
+    }
+
+    pub(super) fn is_starting(&self, process: ProcessId) -> bool {
+        self.steps.contains(&(process, StartStep::Begun))
+    }
+
+    pub(super) fn supersede(&mut self, process: ProcessId, by: &str, report: &mut Report) {
+        for (_, step) in self.steps.iter_mut().filter(|(id, step)| *id == process && *step != StartStep::Over) {
+            *step = StartStep::Over;
+            report.fail(Some(process), format!("process {process}: superseded by {by}"));
+        }
+    }
+
+    /// Rows that were not begun are left as they are; new ones among them stay stopped.
+    pub(super) fn cancel(&mut self, fleet: &mut Fleet) {
+        for (process, step) in self.steps.iter_mut().filter(|(_, step)| *step == StartStep::Waiting) {
+            *step = StartStep::Over;
+            if let Some(row) = fleet.processes.get_mut(process).filter(|row| row.state == State::Stopped) {
+                row.desired = Desired::Stopped;
+                fleet.touch(*process);
+                fleet.save();
+            }
+        }
+    }
+
+    pub(super) fn advance(&mut self, fleet: &mut Fleet, since: WorkerId, report: &mut Report) {
+        loop {
+            self.settle(fleet, since, report);
+            let begun = self.count(StartStep::Begun);
+            let proven = self.restart || self.count(StartStep::Over) > 0;
+            let room = if proven { self.at_once.saturating_sub(begun) } else { 1usize.saturating_sub(begun) };
+            let waiting = self.steps.iter_mut().filter(|(_, step)| *step == StartStep::Waiting);
+            let next: Vec<_> = waiting
+                .take(room)
+                .map(|(process, step)| {
+                    *step = StartStep::Begun;
+                    *process
+                })
+                .collect();
+            if next.is_empty() {
+                return;
+            }
+            for process in next {
+                self.begin(fleet, since, process);
+            }
+        }
+    }
+
+    fn begin(&self, fleet: &mut Fleet, since: WorkerId, process: ProcessId) {
+        // A newer request may have done it already.
+        let Some(row) = fleet.processes.get(&process).filter(|row| row.latest <= Some(since)) else { return };
+        if self.restart {
+            fleet.restart_process(process, true);
+        } else if row.current.is_none() {
+            fleet.start_process(process);
+        }
+    }
+
+    fn settle(&mut self, fleet: &mut Fleet, since: WorkerId, report: &mut Report) {
+        let begun = self.steps.iter_mut().filter(|(_, step)| *step == StartStep::Begun);
+        for (process, step) in begun {
+            match fleet.start_of(*process, since) {
+                Start::Pending => {}
+                Start::Ready => *step = StartStep::Over,
+                Start::Failed(why) => {
+                    *step = StartStep::Over;
+                    let name = fleet.name_of(*process);
+                    report.fail(Some(*process), format!("cannot start `{name}` (process {process}): {why}"));
+                    // Nothing of it ever ran: it is as if it had not been asked for.
+                    let impossible = fleet.processes.get(process).is_some_and(|row| row.state == State::Errored)
+                        && fleet.apps.get(&self.app).is_some_and(|app| !app.executed);
+                    if self.fresh && impossible {
+                        fleet.forget_app(self.app);
+                        self.steps.iter_mut().for_each(|(_, step)| *step = StartStep::Over);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn waiting(processes: Vec<ProcessId>) -> Vec<(ProcessId, StartStep)> {
+    processes.into_iter().map(|process| (process, StartStep::Waiting)).collect()
+}
+
+/// An app as it is saved: what is needed to have it back after a reboot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedApp {
+    /// What it runs.
+    pub spec: Arc<AppSpec>,
+    /// Whose it is.
+    pub owner: Uid,
+    /// Its rows.
+    pub processes: Vec<SavedProcess>,
+}
+
+/// A row as it is saved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedProcess {
+    /// The id it shall have if that is free; the next free one otherwise.
+    pub id: Option<ProcessId>,
+    /// Its instance number; the smallest free one if that is taken.
+    pub instance: u32,
+    /// Whether it is to run; one to be `Removed` is left out.
+    pub desired: Desired,
+    /// Its count of restarts.
+    pub restarts: u32,
+    /// When it was created, milliseconds since the epoch; `None` for now.
+    pub created_at: Option<u64>,
+}
+
+/// Requests.
+impl Fleet {
+    pub(super) fn app_start_requested(&mut self, job: JobId, spec: Arc<AppSpec>, owner: Uid) {
+        if self.refuse_when_shutting_down(job) {
+            return;
+        }
+        // The daemon has resolved the count against the machine's CPUs; a spec that still says `max` means one here.
+        let instances = spec.instances.on(1);
+        let desired = if spec.autostart { Desired::Running } else { Desired::Stopped };
+        let app = self.add_app(spec, owner);
+        let rows: Vec<_> = (0..instances).map(|_| self.add_process(app, desired, None, None)).collect();
+        let lanes = match desired {
+            Desired::Running => vec![Lane::Start(StartLane::start(app, rows, true))],
+            _ => Vec::new(),
+        };
+        self.open_job(job, JobKind::Start, lanes);
+    }
+
+    pub(super) fn restore_requested(&mut self, job: JobId, apps: Vec<SavedApp>) {
+        if self.refuse_when_shutting_down(job) {
+            return;
+        }
+        let mut lanes = Vec::new();
+        for saved in apps {
+            let rows: Vec<_> = saved.processes.into_iter().filter(|row| row.desired != Desired::Removed).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let app = self.add_app(saved.spec, saved.owner);
+            let mut to_start = Vec::new();
+            for row in rows {
+                let process = self.add_process(app, row.desired, row.id, Some(row.instance));
+                if let Some(added) = self.processes.get_mut(&process) {
+                    added.restarts = row.restarts;
+                    added.created_at = row.created_at.unwrap_or(added.created_at);
+                }
+                if row.desired == Desired::Running {
+                    to_start.push(process);
+                }
+            }
+            lanes.push(Lane::Start(StartLane::start(app, to_start, false)));
+        }
+        self.open_job(job, JobKind::Start, lanes);
+    }
+
+    pub(super) fn restart_requested(
+        &mut self,
+        job: JobId,
+        processes: &[ProcessId],
+        update: BTreeMap<AppId, Arc<AppSpec>>,
+    ) {
+        if self.refuse_when_shutting_down(job) {
+            return;
+        }
+        let releases = self.add_releases(update);
+        self.supersede(processes, JobKind::Restart);
+        let mut lanes = Vec::new();
+        for (app, rows) in self.by_app(processes) {
+            for process in &rows {
+                let Some(row) = self.processes.get_mut(process) else { continue };
+                row.desired = Desired::Running;
+                row.release = releases.get(&app).copied().unwrap_or(row.release);
+                self.touch(*process);
+            }
+            lanes.push(Lane::Start(StartLane::restart(app, rows)));
+        }
+        self.save();
+        self.open_job(job, JobKind::Restart, lanes);
+    }
+
+    fn add_releases(&mut self, update: BTreeMap<AppId, Arc<AppSpec>>) -> BTreeMap<AppId, u32> {
+        let mut releases = BTreeMap::new();
+        for (id, spec) in update {
+            if let Some(app) = self.apps.get_mut(&id) {
+                app.release = app.add_release(spec);
+                releases.insert(id, app.release);
+                self.touch_app(id);
+            }
+        }
+        releases
+    }
+
+    pub(super) fn reset_requested(&mut self, processes: &[ProcessId]) {
+        let wall = self.now().wall;
+        for process in processes {
+            let Some(row) = self.processes.get_mut(process) else { continue };
+            row.restarts = 0;
+            row.record = Record::default();
+            row.created_at = wall;
+            self.touch(*process);
+            self.save();
+        }
+    }
+
+    /// A trigger starts what has ended by itself (a planned job that ran to its end, an errored app whose file was
+    /// changed), but never what a person has stopped; PM2's cron does that.
+    pub(super) fn restart_triggered(&mut self, process: ProcessId, reason: &str, graceful: bool) {
+        let Some(row) = self.processes.get(&process) else { return };
+        if self.shutting_down || row.desired != Desired::Running {
+            return;
+        }
+        let (state, replacing) = (row.state, row.incoming.is_some());
+        match state {
+            State::Draining | State::Stopping => {}
+            State::Starting | State::Ready if graceful && replacing => {}
+            State::Ready if replacing || (graceful && self.can_be_replaced(process)) => {
+                self.log(LogLevel::Info, process, &format!("reloads: {reason}"));
+                self.reload_by_trigger(process);
+            }
+            _ => {
+                self.log(LogLevel::Info, process, &format!("restarts: {reason}"));
+                self.restart_process(process, false);
+            }
+        }
+    }
+
+    /// The rows that exist, by app, in the order given.
+    pub(super) fn by_app(&self, processes: &[ProcessId]) -> BTreeMap<AppId, Vec<ProcessId>> {
+        let mut apps: BTreeMap<AppId, Vec<ProcessId>> = BTreeMap::new();
+        for row in processes.iter().filter_map(|process| self.processes.get(process)) {
+            let rows = apps.entry(row.app).or_default();
+            if !rows.contains(&row.id) {
+                rows.push(row.id);
+            }
+        }
+        apps
+    }
+
+    pub(super) fn refuse_when_shutting_down(&mut self, job: JobId) -> bool {
+        if self.shutting_down {
+            self.refuse_job(job, "the daemon is shutting down".to_owned());
+        }
+        self.shutting_down
+    }
+}
+
+/// Rows.
+impl Fleet {
+    fn add_app(&mut self, spec: Arc<AppSpec>, owner: Uid) -> AppId {
+        self.next_app += 1;
+        let id = AppId(self.next_app);
+        self.apps.insert(id, App::new(id, owner, spec));
+        self.push(Action::AppAdded { app: id });
+        self.save();
+        id
+    }
+
+    pub(super) fn add_process(
+        &mut self,
+        app: AppId,
+        desired: Desired,
+        wanted_id: Option<ProcessId>,
+        wanted_instance: Option<u32>,
+    ) -> ProcessId {
+        let taken = self.instances_taken(app);
+        let instance = wanted_instance
+            .filter(|instance| !taken.contains(instance))
+            .or_else(|| (0..=u32::MAX).find(|instance| !taken.contains(instance)))
+            .unwrap_or_default();
+        let id = wanted_id
+            .filter(|id| !self.processes.contains_key(id) && id.0 < u32::MAX)
+            .unwrap_or(ProcessId(self.next_process));
+        self.next_process = self.next_process.max(id.0 + 1);
+        let row = Process {
+            id,
+            app,
+            instance,
+            release: self.apps.get(&app).map_or(0, |app| app.release),
+            desired,
+            state: State::Stopped,
+            current: None,
+            incoming: None,
+            outgoing: Vec::new(),
+            latest: None,
+            restarts: 0,
+            record: Record::default(),
+            created_at: self.now().wall,
+            started_at: None,
+            restart_at: None,
+            backoff_since: None,
+            last_exit: None,
+            reason: String::new(),
+            restarting: false,
+            manually: true,
+        };
+        self.processes.insert(id, row);
+        self.push(Action::ProcessAdded { process: id });
+        self.touch_app(app);
+        self.save();
+        id
+    }
+
+    /// Instance numbers are shared by all rows of the same name and owner.
+    fn instances_taken(&self, app: AppId) -> Vec<u32> {
+        let Some(app) = self.apps.get(&app) else { return Vec::new() };
+        let same = |other: &&Process| {
+            self.apps.get(&other.app).is_some_and(|other| other.owner == app.owner && other.name() == app.name())
+        };
+        self.processes.values().filter(same).map(|row| row.instance).collect()
+    }
+}
+
+/// Workers.
+impl Fleet {
+    /// Orders a worker for a row that has none.
+    pub(super) fn start_process(&mut self, process: ProcessId) {
+        if self.shutting_down {
+            return;
+        }
+        self.disarm(Timer::Restart(process));
+        let Some(row) = self.processes.get_mut(&process) else { return };
+        debug_assert!(row.current.is_none(), "row {process} has a worker");
+        row.restarting = false;
+        row.restart_at = None;
+        row.backoff_since = None;
+        row.reason.clear();
+        let (app, release) = (row.app, row.release);
+        let Some(spec) = self.apps.get(&app).map(|app| app.spec_of(release)) else { return };
+        let readiness = Readiness::at_start(spec);
+        if let Some(worker) = self.order_worker(process, release, readiness, false) {
+            if let Some(row) = self.processes.get_mut(&process) {
+                row.current = Some(worker);
+            }
+            self.set_state(process, State::Starting);
+        }
+    }
+
+    /// Ends a row's worker, if it has one, to start another at once. Counts as a restart only in that case.
+    pub(super) fn restart_process(&mut self, process: ProcessId, manually: bool) {
+        self.discard_incoming(process);
+        let Some(row) = self.processes.get_mut(&process) else { return };
+        row.desired = Desired::Running;
+        row.manually = manually;
+        if manually {
+            row.record = Record::default();
+        }
+        let Some(worker) = row.current else {
+            return self.start_process(process);
+        };
+        if !row.restarting {
+            row.restarting = true;
+            row.restarts = row.restarts.saturating_add(1);
+        }
+        self.touch(process);
+        self.terminate(worker);
+        self.set_state(process, State::Stopping);
+    }
+
+    pub(super) fn order_worker(
+        &mut self,
+        process: ProcessId,
+        release: u32,
+        readiness: Readiness,
+        on_trial: bool,
+    ) -> Option<WorkerId> {
+        let row = self.processes.get_mut(&process)?;
+        let app = self.apps.get(&row.app)?;
+        let id = WorkerId(self.last_worker + 1);
+        let order = SpawnOrder {
+            worker: id,
+            process,
+            app: row.app,
+            instance: row.instance,
+            spec: app.spec_of(release).clone(),
+            restarts: row.restarts,
+        };
+        let worker = Worker {
+            id,
+            process,
+            app: row.app,
+            release,
+            state: WorkerState::Starting,
+            pid: None,
+            spawned_at: None,
+            started_at: None,
+            online: false,
+            listened: false,
+            was_ready: false,
+            exit: None,
+            first: row.latest.is_none(),
+            readiness,
+            told: false,
+            probing: false,
+            on_trial,
+            stayed_up: false,
+            killed: false,
+            unkillable: false,
+            own_end: false,
+        };
+        row.latest = Some(id);
+        self.last_worker = id.0;
+        self.workers.insert(id, worker);
+        self.push(Action::SpawnWorker(Box::new(order)));
+        self.save();
+        Some(id)
+    }
+
+    pub(super) fn worker_spawned(&mut self, id: WorkerId, pid: u32) {
+        let now = self.now();
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.pid.is_none()) else { return };
+        worker.pid = Some(pid);
+        worker.spawned_at = Some(now.mono);
+        worker.started_at = Some(now.wall);
+        let (app, process, state) = (worker.app, worker.process, worker.state);
+        if let Some(app) = self.apps.get_mut(&app) {
+            app.executed = true;
+        }
+        if let Some(row) = self.processes.get_mut(&process).filter(|row| row.current == Some(id)) {
+            row.started_at = Some(now.wall);
+        }
+        self.touch(process);
+        self.save();
+        match state {
+            WorkerState::Stopping => self.signal_end(id),
+            WorkerState::Starting => {
+                self.see_whether_ready(id);
+                if let Some(timeout) = self.starting_spec(id).map(|spec| spec.listen_timeout) {
+                    self.arm(Timer::Listen(id), timeout);
+                }
+            }
+            WorkerState::Ready | WorkerState::Draining | WorkerState::Exited => {}
+        }
+    }
+
+    fn starting_spec(&self, id: WorkerId) -> Option<&AppSpec> {
+        self.workers.get(&id).filter(|worker| worker.state == WorkerState::Starting)?;
+        self.spec_of_worker(id).map(Arc::as_ref)
+    }
+
+    pub(super) fn spawn_failed(&mut self, id: WorkerId, failure: SpawnFailure) {
+        if self.workers.get(&id).is_some_and(|worker| worker.pid.is_none()) {
+            self.worker_over(id, Some(failure));
+        }
+    }
+
+    pub(super) fn worker_online(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.online = true;
+            self.see_whether_ready(id);
+        }
+    }
+
+    pub(super) fn worker_listening(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.online = true;
+            worker.listened = true;
+            self.see_whether_ready(id);
+        }
+    }
+
+    pub(super) fn ready_received(&mut self, id: WorkerId) {
+        let Some(probe) = self.starting_spec(id).map(|spec| spec.probe.is_some() && spec.wait_ready) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        // With both, the app's word comes first and the probe confirms it.
+        if probe && !worker.probing {
+            worker.probing = true;
+            self.push(Action::StartProbe { worker: id });
+        } else {
+            worker.told = true;
+            self.see_whether_ready(id);
+        }
+    }
+
+    fn see_whether_ready(&mut self, id: WorkerId) {
+        let Some(spec) = self.starting_spec(id) else { return };
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (probe, proven) = (worker.wants_probe(spec), worker.is_proven());
+        if probe {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.probing = true;
+            }
+            self.push(Action::StartProbe { worker: id });
+        }
+        if proven {
+            self.become_ready(id);
+        }
+    }
+
+    fn become_ready(&mut self, id: WorkerId) {
+        self.disarm(Timer::Listen(id));
+        self.set_worker_state(id, WorkerState::Ready);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.was_ready = true;
+        let (process, first) = (worker.process, worker.first);
+        let Some(row) = self.processes.get(&process).filter(|row| row.current == Some(id)) else { return };
+        let manually = row.manually;
+        self.set_state(process, State::Ready);
+        self.log(LogLevel::Info, process, "online");
+        self.announce(process, "online", manually);
+        self.announce(process, if first { "start" } else { "restart" }, manually);
+        if let Some(row) = self.processes.get_mut(&process) {
+            row.manually = false;
+        }
+    }
+
+    /// At a start, PM2 takes a worker for ready that did not say so in time; who asked is told. One that is to replace
+    /// another has failed.
+    pub(super) fn listen_timed_out(&mut self, id: WorkerId) {
+        let Some(spec) = self.starting_spec(id) else { return };
+        let timeout = spec.listen_timeout;
+        let Some(worker) = self.workers.get(&id) else { return };
+        let process = worker.process;
+        if worker.on_trial {
+            return self.trial_failed(id, &format!("was not ready within {timeout} ms"));
+        }
+        let name = self.name_of(process);
+        self.warn_starters(
+            process,
+            &format!("`{name}` (process {process}) was not ready within {timeout} ms; it counts as ready from now on"),
+        );
+        self.log(LogLevel::Warning, process, &format!("was not ready within {timeout} ms, counts as ready"));
+        self.become_ready(id);
+    }
+
+    /// How the start of a row stands that was asked for when `since` was the last worker.
+    pub(super) fn start_of(&self, process: ProcessId, since: WorkerId) -> Start {
+        let Some(row) = self.processes.get(&process) else { return Start::Failed("it was deleted".to_owned()) };
+        match row.state {
+            State::Ready => Start::Ready,
+            State::Starting | State::Draining | State::Stopping => Start::Pending,
+            State::Stopped | State::Errored | State::Backoff
+                if row.latest > Some(since) || row.state == State::Errored =>
+            {
+                Start::Failed(row.reason.clone())
+            }
+            State::Stopped | State::Errored | State::Backoff => Start::Failed("it was not started".to_owned()),
+        }
+    }
+}
