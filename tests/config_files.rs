@@ -164,6 +164,29 @@ fn what_is_no_configuration_is_refused() {
 }
 
 #[test]
+fn files_made_to_exhaust_a_parser_are_refused_soon() {
+    let bomb = (0..12).fold("a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, n| {
+        let (name, before) = (char::from(b'b' + n), char::from(b'a' + n));
+        text + &format!("{name}: &{name} [{}]\n", vec![format!("*{before}"); 9].join(","))
+    });
+    let indented: String = (0..3000).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
+    let project = Project::new(&[
+        ("flow.yaml", &format!("apps: {}", "[".repeat(100_000))),
+        ("indented.yaml", &indented),
+        ("bomb.yaml", &(bomb + "apps: *m\n")),
+        ("nested.toml", &format!("apps = {}", "[".repeat(100_000))),
+        ("dotted.toml", &format!("{}b = 1", "a.".repeat(100_000))),
+        ("nested.json", &format!("{{ apps: {}", "[".repeat(100_000))),
+        ("large.json", &" ".repeat(9 << 20)),
+    ]);
+    for file in ["flow.yaml", "indented.yaml", "bomb.yaml", "nested.toml", "dotted.toml", "nested.json", "large.json"] {
+        let before = Instant::now();
+        project.refusal(file);
+        assert!(before.elapsed() < Duration::from_secs(10), "{file}");
+    }
+}
+
+#[test]
 fn code_that_does_not_end_is_ended() {
     let project = Project::new(&[
         ("a.config.js", "while (true) {}"),
