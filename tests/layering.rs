@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// itself.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["api", "config", "core", "daemon::run"]),
+    ("cli", &["api", "config", "core", "daemon::run", "daemon::DaemonOptions", "daemon::Mode"]),
     ("daemon", &["core", "dbus", "config", "node", "logs", "sys", "api"]),
     (
         "dbus",

@@ -24,6 +24,8 @@ const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
 /// How long a private daemon may take from its start until it takes commands.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long another command's daemon may take from holding our home until it takes commands.
+const RIVAL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a daemon may take to end once its apps have.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two looks for a daemon that comes or goes: there is no event for it on a socket that it unlinks.
@@ -144,16 +146,17 @@ impl Choice {
 
     async fn start(&self, console: &Console) -> Result<Client, Failure> {
         console.notice(format!("[PM2] Spawning PM2 daemon with pm2_home={}", self.home.display()));
-        let started = self.spawn().await;
-        // Another command may have been quicker; its daemon is as good as ours.
-        match (private(&self.private_socket()).await?, started) {
-            (Some(client), _) => {
-                console.notice("[PM2] PM2 Successfully daemonized");
-                Ok(client)
+        let client = match self.spawn().await {
+            Ok(()) => private(&self.private_socket()).await?,
+            // Another command may have been quicker: its daemon keeps ours from starting, and is as good.
+            Err(failure) => {
+                let other = tokio::time::timeout(RIVAL_DEADLINE, self.back()).await;
+                Some(other.map_err(|_| failure)??)
             }
-            (None, Err(failure)) => Err(failure),
-            (None, Ok(())) => Err(Failure::error("the daemon has started and does not answer")),
-        }
+        };
+        let client = client.ok_or_else(|| Failure::error("the daemon has started and does not answer"))?;
+        console.notice("[PM2] PM2 Successfully daemonized");
+        Ok(client)
     }
 
     /// Starts a daemon and waits until it takes commands.

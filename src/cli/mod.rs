@@ -33,7 +33,7 @@ use line::Typed;
 use options::Options;
 use session::Session;
 
-use crate::daemon::{self, DaemonOptions};
+use crate::daemon::{DaemonOptions, Mode, run as daemon_run};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -112,16 +112,16 @@ fn perform((command, options): (Command, Options), words: Vec<String>, as_pm2: b
 /// The daemon itself: in the foreground, or detached by a command that waits for it on our standard input.
 fn run_daemon(args: &DaemonArgs, choice: Choice, console: &Console) -> Exit {
     let mode = match choice.place {
-        Place::System => daemon::Mode::System,
-        Place::User => daemon::Mode::User,
-        Place::Private | Place::Any => daemon::Mode::Private { home: choice.home },
+        Place::System => Mode::System,
+        Place::User => Mode::User,
+        Place::Private | Place::Any => Mode::Private { home: choice.home },
     };
     let ready = args.detached.then(|| std::io::stdin().as_fd().try_clone_to_owned()).transpose();
     let ready = match ready {
         Ok(ready) => ready,
         Err(error) => return Failure::error(format!("cannot tell when ready: {error}")).tell(console),
     };
-    match daemon::run(DaemonOptions { mode, ready }) {
+    match daemon_run(DaemonOptions { mode, ready }) {
         Ok(()) => Exit::Success,
         Err(error) => Failure::error(format!("{error:#}")).tell(console),
     }
