@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name what. `daemon::run` allows that one item, `core` allows the whole folder. A layer may always name
-/// itself.
+/// itself. The command line may start a daemon, for which it must say which; it sees nothing else of it.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["api", "config", "core", "daemon::run", "daemon::DaemonOptions", "daemon::Mode"]),
@@ -69,6 +69,8 @@ enum Token {
 struct Named {
     line: usize,
     path: Vec<String>,
+    /// By which name an import is known from there on.
+    name: String,
 }
 
 /// Something that a rule forbids.
@@ -248,7 +250,14 @@ fn tree(
         }
         i += 1;
     }
-    named.push(Named { line, path: resolve(path, module, inline) });
+    let renamed = match tokens.get(i..i + 2) {
+        Some([(_, Token::Word(r#as)), (_, Token::Word(name))]) if r#as == "as" => Some(name.clone()),
+        _ => None,
+    };
+    let mut path = resolve(path, module, inline);
+    path.pop_if(|last| last == "self");
+    let name = renamed.or_else(|| path.last().cloned()).unwrap_or_default();
+    named.push(Named { line, path, name });
     i
 }
 
@@ -282,6 +291,11 @@ fn module_of(file: &Path) -> Vec<String> {
     module
 }
 
+/// Whether `path` is a layer of which the rule allows something.
+fn leads_to(path: &[String], rule: &str) -> bool {
+    path.len() == 1 && rule.split("::").next() == Some(&path[0])
+}
+
 fn starts_with(path: &[String], rule: &str) -> bool {
     let rule: Vec<&str> = rule.split("::").collect();
     path.len() >= rule.len() && path.iter().zip(&rule).all(|(a, b)| a == b)
@@ -297,15 +311,23 @@ fn check(file: &Path, source: &str) -> Vec<Violation> {
     if allowed.is_none() && layer != "lib" {
         found.push(violation(1, format!("`{layer}` is not in the list of layers")));
     }
-    for Named { line, path } in paths(source, &module) {
+    let mut named = paths(source, &module);
+    // `use crate::daemon;` alone says little: what counts is what is named through it.
+    let layers: Vec<Named> = named.iter().filter(|n| n.path.len() == 2 && n.path[0] == "crate").cloned().collect();
+    for through in &mut named {
+        if let Some(layer) = layers.iter().find(|layer| through.path.len() > 1 && layer.name == through.path[0]) {
+            through.path.splice(0..1, layer.path.clone());
+        }
+    }
+    for Named { line, path, .. } in named {
         let shown = path.join("::");
-        if path.first().is_some_and(|first| first == "crate") && path.len() > 1 {
+        if path.first().is_some_and(|first| first == "crate") {
             let target = &path[1..];
-            if target[0] == "*" || target[0] == "self" {
-                found.push(violation(line, format!("`{shown}` imports the crate as a whole; name the layer")));
+            if target.is_empty() || target[0] == "*" {
+                found.push(violation(line, "the crate is imported as a whole; name the layer".to_owned()));
             } else if LAYERS.iter().any(|(name, _)| *name == target[0])
                 && target[0] != layer
-                && !allowed.unwrap_or_default().iter().any(|rule| starts_with(target, rule))
+                && !allowed.unwrap_or_default().iter().any(|rule| starts_with(target, rule) || leads_to(target, rule))
             {
                 let may = allowed.unwrap_or_default().join(", ");
                 let may = if may.is_empty() { "no other layer".to_owned() } else { format!("only {may}") };
@@ -389,6 +411,16 @@ fn the_line_and_the_rule_are_named() {
 fn only_the_named_items_of_the_daemon_are_open() {
     assert_eq!(broken("cli/cmd/daemon.rs", "crate::daemon::run(options)"), Vec::<String>::new());
     assert_eq!(broken("cli/cmd/start.rs", "use crate::daemon::Handle;").len(), 1);
+    for source in [
+        "use crate::daemon; fn f() { daemon::Handle::new() }",
+        "use crate::daemon::{self, run}; fn f() { daemon::Handle::new() }",
+        "use crate::{daemon as d}; fn f() { d::Handle::new() }",
+        "use crate::daemon as d; type T = d::Handle;",
+    ] {
+        assert_eq!(broken("cli/cmd/daemon.rs", source).len(), 1, "{source}");
+        let allowed = source.replace("Handle::new", "run").replace("Handle", "Mode");
+        assert_eq!(broken("cli/cmd/daemon.rs", &allowed), Vec::<String>::new(), "{allowed}");
+    }
     assert_eq!(broken("dbus/manager.rs", "use crate::daemon::{Caller, Handle};"), Vec::<String>::new());
     assert_eq!(broken("dbus/manager.rs", "use crate::daemon::{Caller, state};").len(), 1);
     assert_eq!(broken("main.rs", "fn main() { pm2rs::cli::main() }"), Vec::<String>::new());
@@ -399,6 +431,7 @@ fn only_the_named_items_of_the_daemon_are_open() {
 fn a_whole_crate_import_or_an_unknown_layer_is_refused() {
     assert_eq!(broken("daemon/run.rs", "use crate::*;").len(), 1);
     assert_eq!(broken("daemon/run.rs", "use crate::{self as all};").len(), 1);
+    assert_eq!(broken("daemon/run.rs", "use crate as all;").len(), 1);
     assert_eq!(broken("utils/mod.rs", "fn f() {}").len(), 1);
 }
 
