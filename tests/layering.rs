@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "daemon::StartOptions",
             "daemon::UpdateOptions",
             "daemon::What",
+            "sys::socket",
         ],
     ),
     ("config", &["core"]),

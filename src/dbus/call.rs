@@ -4,7 +4,7 @@
 //! line is a connection. Here all connections look into the one [`Tree`], and a new one costs nothing but its
 //! greeting however many processes there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tokio::sync::watch;
 use zbus::message::{Body, Flags, Header};
@@ -197,7 +197,7 @@ impl Call<'_> {
         let properties = |properties: &'_ Properties| {
             properties.iter().map(|(name, value)| (*name, value.clone())).collect::<BTreeMap<_, _>>()
         };
-        let all: BTreeMap<&OwnedObjectPath, BTreeMap<&str, BTreeMap<&str, Variant<'_>>>> = objects
+        let all: HashMap<&OwnedObjectPath, BTreeMap<&str, BTreeMap<&str, Variant<'_>>>> = objects
             .iter()
             .map(|(path, interface, values)| (path, BTreeMap::from([(*interface, properties(values))])))
             .collect();

@@ -132,7 +132,7 @@ impl Server {
     /// [`ServeError::SocketInUse`] when a live daemon listens there.
     pub async fn listen_private(&mut self, socket: &Path, access: Access) -> Result<(), ServeError> {
         let listener = private::bind(socket, access).await?;
-        self.tasks.spawn(private::accept(Arc::clone(&self.shared), listener));
+        self.tasks.spawn(private::accept(Arc::clone(&self.shared), listener, access));
         Ok(())
     }
 

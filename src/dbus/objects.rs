@@ -38,8 +38,8 @@ async fn manager(call: &Call<'_>) -> Answer {
             let options = update_options(options)?;
             update(call, &targets, &options).await
         }
-        "Stop" => stops(call, &call.arguments()?).await,
-        "Delete" => deletes(call, &call.arguments()?).await,
+        "Stop" => stops(call, &call.arguments::<Vec<String>>()?).await,
+        "Delete" => deletes(call, &call.arguments::<Vec<String>>()?).await,
         "Scale" => {
             let (app, count): (String, String) = call.arguments()?;
             starts_job(call, |reply| What::Scale(app.clone(), count.clone(), reply)).await

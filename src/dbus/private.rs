@@ -25,7 +25,7 @@ use super::{ServeError, Shared};
 
 /// Connections at a time; who comes on top waits in the socket's queue.
 const CONNECTIONS: usize = 512;
-/// Connections of one user at a time, other than root and the daemon's own.
+/// Connections of one user at a time, other than root, where everybody may connect.
 const CONNECTIONS_OF_A_USER: usize = 64;
 /// Pause when the process has no descriptor left for another connection.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
@@ -75,9 +75,13 @@ fn make_folder(folder: &Path, access: Access) -> io::Result<()> {
 }
 
 /// Accepts and serves until the task is dropped.
-pub(super) async fn accept(shared: Arc<Shared>, listener: UnixListener) {
+pub(super) async fn accept(shared: Arc<Shared>, listener: UnixListener, access: Access) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
-    let users = Arc::new(Users::default());
+    let bound = match access {
+        Access::Owner => CONNECTIONS,
+        Access::Everybody => CONNECTIONS_OF_A_USER,
+    };
+    let users = Arc::new(Users { bound, connections: Mutex::default() });
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -125,8 +129,9 @@ pub(super) async fn serve_stream(shared: &Arc<Shared>, stream: UnixStream) {
 }
 
 /// Connections by user.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Users {
+    bound: usize,
     connections: Mutex<HashMap<u32, usize>>,
 }
 
@@ -135,7 +140,7 @@ impl Users {
         let uid = stream.peer_cred().ok()?.uid();
         let mut connections = locked(&self.connections);
         let count = connections.entry(uid).or_default();
-        if *count >= CONNECTIONS_OF_A_USER && uid != 0 && uid != own_uid() {
+        if *count >= self.bound && uid != 0 {
             return None;
         }
         *count += 1;

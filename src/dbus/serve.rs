@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 

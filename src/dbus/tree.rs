@@ -77,7 +77,7 @@ struct Announced {
 pub(super) struct Tree {
     info: ManagerInfo,
     apps: BTreeMap<u32, App>,
-    app_paths: HashMap<OwnedObjectPath, u32>,
+    app_paths: HashMap<String, u32>,
     processes: BTreeMap<u32, ProcessView>,
     jobs: BTreeMap<u32, JobView>,
     /// Objects touched since the last announcement, each as it was then; `None` for those that did not exist.
@@ -148,8 +148,8 @@ impl Tree {
         }
         let plain = names::app_path(&view.name);
         let path =
-            if self.app_paths.contains_key(&plain) { names::app_path_with_id(&view.name, id) } else { plain };
-        self.app_paths.insert(path.clone(), id);
+            if self.app_paths.contains_key(plain.as_str()) { names::app_path_with_id(&view.name, id) } else { plain };
+        self.app_paths.insert(path.to_string(), id);
         self.apps.insert(id, App { view, path });
     }
 
@@ -159,7 +159,7 @@ impl Tree {
             Object::Manager => {}
             Object::App(id) => {
                 if let Some(app) = self.apps.remove(&id) {
-                    self.app_paths.remove(&app.path);
+                    self.app_paths.remove(app.path.as_str());
                 }
             }
             Object::Process(id) => {
@@ -307,11 +307,7 @@ impl Tree {
     fn manager_counts(&self) -> Properties {
         let count = |number: usize| Variant::from(u32::try_from(number).unwrap_or(u32::MAX));
         let online = self.processes.values().filter(|view| view.status == "online").count();
-        vec![
-            ("Apps", count(self.apps.len())),
-            ("Processes", count(self.processes.len())),
-            ("Online", count(online)),
-        ]
+        vec![("Apps", count(self.apps.len())), ("Processes", count(self.processes.len())), ("Online", count(online))]
     }
 
     fn process_properties(&self, view: &ProcessView) -> Properties {

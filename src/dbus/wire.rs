@@ -19,7 +19,7 @@ use zbus::export::async_trait::async_trait;
 use zbus::fdo::ConnectionCredentials;
 
 use super::serve::PATIENCE;
-use crate::sys::descriptors;
+use crate::sys::socket;
 
 /// Bytes of a greeting: the command line's takes 60.
 const GREETING: usize = 1024;
@@ -188,7 +188,7 @@ pub(super) struct Writer {
 impl WriteHalf for Writer {
     async fn sendmsg(&mut self, buffer: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         let stream: &UnixStream = self.half.as_ref();
-        let sent = stream.async_io(Interest::WRITABLE, || descriptors::send(stream, buffer, fds));
+        let sent = stream.async_io(Interest::WRITABLE, || socket::send(stream, buffer, fds.first().copied()));
         match tokio::time::timeout(PATIENCE, sent).await {
             Ok(sent) => sent,
             Err(_) => {
