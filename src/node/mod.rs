@@ -14,9 +14,18 @@
 //! A worker is not trusted: its lines are bounded, its numbers are looked up, and it binds nothing that its user may
 //! not bind. Nothing here decides about the life of a process; that is the core's.
 
+mod bind;
+mod channel;
+mod deal;
+mod health;
 mod launch;
+mod listener;
+mod message;
 mod primary;
+mod query;
+mod slots;
 mod task;
+mod worker;
 
 pub use launch::{Account, Launch, LaunchContext, LaunchError, launch};
 pub use primary::{Attachment, ListenerInfo, NodeEvent, OpenError, Primary, PrimaryConfig};

@@ -1,10 +1,12 @@
 //! The cluster primary as the rest of the daemon sees it: a handle, what it is told and what it tells.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::bind::Errno;
 use super::task::Task;
 use crate::core::{AppId, Balance, ProcessId, WorkerId};
 use crate::sys::identity::Identity;
@@ -156,6 +158,7 @@ pub(super) enum Command {
     RemoveProcess { app: AppId, process: ProcessId },
     RemoveApp { app: AppId },
     Listeners { app: AppId, reply: oneshot::Sender<Vec<ListenerInfo>> },
+    PathBound { app: AppId, path: PathBuf, result: Result<OwnedFd, Errno> },
     Open { app: AppId, who: Box<Identity>, address: String, reply: oneshot::Sender<Result<OwnedFd, OpenError>> },
 }
 
@@ -170,7 +173,7 @@ impl Primary {
     pub fn start(config: PrimaryConfig) -> std::io::Result<(Primary, mpsc::Receiver<NodeEvent>)> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::channel(EVENTS);
-        tokio::spawn(Task::new(config, inbox, events)?.run());
+        tokio::spawn(Task::new(config, commands.downgrade(), inbox, events)?.run());
         Ok((Primary { commands }, receiver))
     }
 

@@ -1,28 +1,502 @@
-//! The task that owns every channel and every listening socket.
+//! The task that owns every channel and every listening socket: its loop and what it is told.
+//!
+//! One epoll instance holds all descriptors, so that for each of them it is decided separately what is waited for;
+//! nothing is polled. The loop never blocks; what may (a path on a slow file system) is done elsewhere and comes back
+//! as a command.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::primary::{Command, NodeEvent, PrimaryConfig};
+use super::channel::{Channel, Next, Violation, Written};
+use super::listener::{Inherited, ListenerId, Listeners};
+use super::message;
+use super::primary::{Attachment, Command, ListenerInfo, NodeEvent, PrimaryConfig};
+use super::query::Opening;
+use super::worker::{Drain, Worker};
+use crate::core::{AppId, ProcessId, WorkerId};
+use crate::sys::epoll::{Epoll, Interest, Readiness};
+use crate::sys::socket;
+
+/// Beyond a drain's own time, for the answer to arrive.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
+/// A user's message beyond this is not written in one piece; it is bounded all the same.
+const MESSAGE_LIMIT: usize = 1 << 20;
 
 /// State of the primary.
 pub(super) struct Task {
+    pub(super) config: PrimaryConfig,
+    pub(super) commands: mpsc::WeakUnboundedSender<Command>,
     inbox: mpsc::UnboundedReceiver<Command>,
     events: mpsc::Sender<NodeEvent>,
-    config: PrimaryConfig,
+    /// Events that did not fit; while there are any, nothing is read.
+    waiting: VecDeque<NodeEvent>,
+    pub(super) epoll: Epoll,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) listeners: Listeners,
+    /// Paths that are being bound, and who waits for them.
+    pub(super) opening: Vec<Opening>,
+    /// Workers whose channel may hold more.
+    readable: VecDeque<WorkerId>,
+    timers: BTreeSet<(Instant, Due)>,
+    /// Number of our last message of Node's cluster layer. Begins high and differs from start to start, so that a late
+    /// answer to an earlier supervisor is not taken for one to us.
+    seq: u64,
+    buffer: Box<[u8]>,
+}
+
+/// What is to be done at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// A drain has had its time.
+    Drain(WorkerId),
+    /// A connection may have waited too long for a worker's answer.
+    Overdue(WorkerId),
+    /// A look at the queues of a listener's slots.
+    Tick(ListenerId),
+    /// The last server on a listener was closed a while ago.
+    Abandoned(ListenerId),
+    /// What a row's new worker has not asked for by now is not wanted any more.
+    Settled(AppId, ProcessId),
+    /// A slot whose row is gone may have emptied.
+    Retire(ListenerId, ProcessId),
+}
+
+/// What an epoll token names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    Channel(WorkerId),
+    Dealt(ListenerId),
+    Slot(ListenerId, ProcessId),
+}
+
+impl Token {
+    /// Two bits of kind, 31 of the listener, 31 of the row. Listeners and rows are counted from 0, two thousand million
+    /// of them do not happen.
+    pub fn number(self) -> u64 {
+        match self {
+            Token::Channel(worker) => u64::from(worker.0),
+            Token::Dealt(listener) => 1 << 62 | u64::from(listener.0) << 31,
+            Token::Slot(listener, process) => {
+                2 << 62 | u64::from(listener.0) << 31 | u64::from(process.0 & 0x7fff_ffff)
+            }
+        }
+    }
+
+    fn from_number(number: u64) -> Token {
+        let listener = ListenerId(u32::try_from(number >> 31 & 0x7fff_ffff).unwrap_or_default());
+        match number >> 62 {
+            0 => Token::Channel(WorkerId(u32::try_from(number).unwrap_or_default())),
+            1 => Token::Dealt(listener),
+            _ => Token::Slot(listener, ProcessId(u32::try_from(number & 0x7fff_ffff).unwrap_or_default())),
+        }
+    }
 }
 
 impl Task {
     pub(super) fn new(
         config: PrimaryConfig,
+        commands: mpsc::WeakUnboundedSender<Command>,
         inbox: mpsc::UnboundedReceiver<Command>,
         events: mpsc::Sender<NodeEvent>,
     ) -> std::io::Result<Task> {
-        Ok(Task { inbox, events, config })
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Ok(Task {
+            config,
+            commands,
+            inbox,
+            events,
+            waiting: VecDeque::new(),
+            epoll: Epoll::new()?,
+            workers: BTreeMap::new(),
+            listeners: Listeners::default(),
+            opening: Vec::new(),
+            readable: VecDeque::new(),
+            timers: BTreeSet::new(),
+            // Below 2^53, where JavaScript's numbers are exact.
+            seq: since_epoch.as_secs() << 20,
+            buffer: Channel::buffer(),
+        })
     }
 
     pub(super) async fn run(mut self) {
-        while let Some(command) = self.inbox.recv().await {
-            tracing::trace!(?command, hang_ms = self.config.hang_ms, open = !self.events.is_closed(), "told");
+        loop {
+            self.run_due();
+            self.pass_events_on();
+            let next = self.timers.first().map(|(at, _)| *at);
+            let blocked = !self.waiting.is_empty();
+            let unread = !blocked && !self.readable.is_empty();
+            let wake = tokio::select! {
+                biased;
+                command = self.inbox.recv() => Wake::Command(command),
+                permit = self.events.clone().reserve_owned(), if blocked => Wake::Room(permit.ok()),
+                told = self.epoll.next(), if !blocked => Wake::Ready(told),
+                () = tokio::task::yield_now(), if unread => Wake::Unread,
+                () = sleep_until(next), if next.is_some() => Wake::Due,
+            };
+            match wake {
+                Wake::Command(Some(command)) => self.obey(command),
+                Wake::Room(Some(permit)) => {
+                    if let Some(event) = self.waiting.pop_front() {
+                        permit.send(event);
+                    }
+                }
+                // Nobody can tell us anything, or nobody listens.
+                Wake::Command(None) | Wake::Room(None) => return,
+                Wake::Ready(Ok(told)) => {
+                    for one in told {
+                        self.told(one);
+                    }
+                    self.read_once_each();
+                }
+                Wake::Ready(Err(error)) => {
+                    tracing::error!(%error, "cannot wait for workers any more");
+                    return;
+                }
+                Wake::Unread => self.read_once_each(),
+                Wake::Due => (),
+            }
         }
+    }
+
+    fn pass_events_on(&mut self) {
+        while let Some(event) = self.waiting.pop_front() {
+            if let Err(error) = self.events.try_send(event) {
+                self.waiting.push_front(error.into_inner());
+                return;
+            }
+        }
+    }
+
+    pub(super) fn tell(&mut self, event: NodeEvent) {
+        self.waiting.push_back(event);
+    }
+
+    pub(super) fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    pub(super) fn arm(&mut self, due: Due, after: Duration) {
+        self.timers.insert((Instant::now() + after, due));
+    }
+
+    fn disarm(&mut self, unwanted: impl Fn(&Due) -> bool) {
+        self.timers.retain(|(_, due)| !unwanted(due));
+    }
+
+    fn run_due(&mut self) {
+        let now = Instant::now();
+        while let Some((at, due)) = self.timers.first().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.pop_first();
+            match due {
+                Due::Drain(worker) => self.drained(worker, 0),
+                Due::Overdue(worker) => self.look_for_overdue(worker),
+                Due::Tick(listener) => self.tick(listener),
+                Due::Abandoned(listener) => self.close_if_abandoned(listener),
+                Due::Settled(app, process) => self.settle_claims(app, process),
+                Due::Retire(listener, process) => self.retire(listener, process),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::AddInherited { name, fd } => self.add_inherited(name, fd),
+            Command::Attach(attachment) => self.attach(*attachment),
+            Command::Send { worker, message } => self.send_message(worker, &message),
+            Command::Drain { worker, timeout_ms } => self.drain(worker, timeout_ms),
+            Command::Terminating { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.terminating = true;
+                }
+            }
+            Command::Detach { worker } => self.detach(worker),
+            Command::RemoveProcess { app, process } => self.remove_process(app, process),
+            Command::RemoveApp { app } => self.remove_app(app),
+            Command::Listeners { app, reply } => {
+                // Nobody waits any more: nothing to do.
+                let _ = reply.send(self.listeners_of(app));
+            }
+            Command::Open { app, who, address, reply } => self.open(app, *who, address, reply),
+            Command::PathBound { app, path, result } => self.path_bound(app, &path, result),
+        }
+    }
+
+    fn add_inherited(&mut self, name: String, fd: OwnedFd) {
+        let looked = socket::set_nonblocking(&fd)
+            .and_then(|()| socket::local_address(&fd))
+            .and_then(|address| socket::kind(&fd).map(|kind| (address, kind)));
+        match looked {
+            Ok((address, kind)) => {
+                let v6_only = socket::is_v6_only(&fd);
+                self.listeners.inherited.push(Inherited {
+                    name,
+                    fd: Arc::new(fd),
+                    address,
+                    kind,
+                    v6_only,
+                    taken: None,
+                });
+            }
+            Err(error) => tracing::warn!(name, %error, "cannot use what systemd passed: it is no socket for servers"),
+        }
+    }
+
+    fn attach(&mut self, attachment: Attachment) {
+        let Attachment { worker: id, process, app, instance: _, identity, cluster, balance, agent: _, channel } =
+            attachment;
+        let channel = match Channel::new(channel) {
+            Ok(channel) => channel,
+            Err(error) => {
+                return self.tell(NodeEvent::Misbehaved { worker: id, reason: Violation::Broken(error).to_string() });
+            }
+        };
+        if let Err(error) = self.epoll.add(&channel, Token::Channel(id).number(), Interest::MoreReadable) {
+            return self.tell(NodeEvent::Misbehaved { worker: id, reason: Violation::Broken(error).to_string() });
+        }
+        let worker = Worker {
+            process,
+            app,
+            identity,
+            cluster,
+            balance,
+            channel: Some(channel),
+            ended: false,
+            agent: false,
+            online: false,
+            holds: BTreeMap::new(),
+            announced: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
+            handles_out: 0,
+            ping: None,
+            deferred: VecDeque::new(),
+            hung: false,
+            draining: None,
+            terminating: false,
+            dropped: 0,
+        };
+        self.workers.insert(id, worker);
+    }
+
+    fn told(&mut self, ready: Readiness) {
+        match Token::from_number(ready.token) {
+            Token::Channel(id) => {
+                let Some(worker) = self.workers.get_mut(&id) else { return };
+                worker.ended |= ready.ended;
+                if ready.readable && !self.readable.contains(&id) {
+                    self.readable.push_back(id);
+                }
+                if ready.writable {
+                    self.flush(id);
+                }
+            }
+            Token::Dealt(listener) => self.pump(listener),
+            Token::Slot(listener, process) => self.slot_readable(listener, process),
+        }
+    }
+
+    /// One batch from each channel that has something, so that none holds up the others.
+    fn read_once_each(&mut self) {
+        for _ in 0..self.readable.len() {
+            if !self.waiting.is_empty() {
+                self.pass_events_on();
+                if !self.waiting.is_empty() {
+                    return;
+                }
+            }
+            if let Some(worker) = self.readable.pop_front() {
+                self.read(worker);
+            }
+        }
+    }
+
+    fn read(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(channel) = worker.channel.as_mut() else { return };
+        let mut batch = match channel.look(worker.ended, &mut self.buffer) {
+            Ok(batch) => batch,
+            Err(violation) => return self.misbehaved(id, &violation),
+        };
+        for received in std::mem::take(&mut batch.messages) {
+            self.received(id, received);
+        }
+        // Acting on them may have closed the channel.
+        let Some(channel) = self.workers.get_mut(&id).and_then(|worker| worker.channel.as_mut()) else { return };
+        if let Err(violation) = channel.consume(&batch, &mut self.buffer) {
+            return self.misbehaved(id, &violation);
+        }
+        match batch.next {
+            Next::More => self.readable.push_back(id),
+            Next::Wait => (),
+            Next::End => self.disconnected(id),
+        }
+    }
+
+    /// Sends a line to a worker, if it has a channel still.
+    pub(super) fn write(&mut self, id: WorkerId, bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) {
+        let Some(channel) = self.workers.get_mut(&id).and_then(|worker| worker.channel.as_mut()) else { return };
+        let before = channel.is_writing();
+        match channel.write(bytes, fd) {
+            Ok(Written::Waits) if !before => self.wait_for(id, Interest::MoreReadableOrWritable),
+            Ok(_) => (),
+            Err(violation) => self.misbehaved(id, &violation),
+        }
+    }
+
+    fn flush(&mut self, id: WorkerId) {
+        let Some(channel) = self.workers.get_mut(&id).and_then(|worker| worker.channel.as_mut()) else { return };
+        if !channel.is_writing() {
+            return;
+        }
+        match channel.flush() {
+            Ok(Written::Sent) => {
+                self.wait_for(id, Interest::MoreReadable);
+                self.pump_all_of(id);
+            }
+            Ok(Written::Waits) => (),
+            Err(violation) => self.misbehaved(id, &violation),
+        }
+    }
+
+    fn wait_for(&mut self, id: WorkerId, interest: Interest) {
+        let Some(channel) = self.workers.get(&id).and_then(|worker| worker.channel.as_ref()) else { return };
+        if let Err(error) = self.epoll.modify(channel, Token::Channel(id).number(), interest) {
+            self.misbehaved(id, &Violation::Broken(error));
+        }
+    }
+
+    pub(super) fn misbehaved(&mut self, id: WorkerId, violation: &Violation) {
+        if self.close_channel(id) {
+            self.tell(NodeEvent::Misbehaved { worker: id, reason: violation.to_string() });
+        }
+    }
+
+    fn disconnected(&mut self, id: WorkerId) {
+        if self.close_channel(id) {
+            self.tell(NodeEvent::Disconnected { worker: id });
+        }
+    }
+
+    /// Whether there was one to close.
+    fn close_channel(&mut self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else { return false };
+        let Some(channel) = worker.channel.take() else { return false };
+        worker.deferred.clear();
+        // A duplicate may live on in a descriptor store, and with it the registration.
+        if let Err(error) = self.epoll.delete(&channel) {
+            tracing::debug!(worker = id.0, %error, "channel was not watched");
+        }
+        drop(channel);
+        // Nothing is left that could say so itself.
+        self.drained(id, 0);
+        true
+    }
+
+    fn send_message(&mut self, id: WorkerId, message: &Value) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        match message::user(message) {
+            Some(line) if line.len() <= MESSAGE_LIMIT => self.write(id, line, None),
+            refused => {
+                worker.dropped += 1;
+                let bytes = refused.map_or(0, |line| line.len());
+                tracing::warn!(worker = id.0, bytes, "message not sent: Node's own kind, or too long");
+            }
+        }
+    }
+
+    fn drain(&mut self, id: WorkerId, timeout_ms: u64) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return self.tell(NodeEvent::Drained { worker: id, left: 0 });
+        };
+        match worker.draining {
+            Some(Drain::Asked) => return,
+            Some(Drain::Done) => return self.tell(NodeEvent::Drained { worker: id, left: 0 }),
+            None => worker.draining = Some(Drain::Asked),
+        }
+        worker.terminating = true;
+        let (agent, cluster, reachable) = (worker.agent, worker.cluster, worker.channel.is_some());
+        // New connections must find their way elsewhere before the worker stops accepting.
+        self.refresh_all_of(id);
+        if reachable && agent {
+            self.write(id, message::drain(timeout_ms), None);
+        } else if reachable && cluster {
+            let seq = self.next_seq();
+            self.write(id, message::disconnect(seq), None);
+        } else {
+            return self.drained(id, 0);
+        }
+        self.arm(Due::Drain(id), Duration::from_millis(timeout_ms).saturating_add(DRAIN_GRACE));
+    }
+
+    pub(super) fn drained(&mut self, id: WorkerId, left: u32) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.draining == Some(Drain::Asked) {
+            worker.draining = Some(Drain::Done);
+            self.disarm(|due| *due == Due::Drain(id));
+            self.tell(NodeEvent::Drained { worker: id, left });
+        }
+    }
+
+    fn detach(&mut self, id: WorkerId) {
+        // What it said last is still to be heard, `ready` or an exception report for instance.
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.ended = true;
+        }
+        for _ in 0..64 {
+            if self.workers.get(&id).is_none_or(|worker| worker.channel.is_none()) {
+                break;
+            }
+            self.read(id);
+        }
+        self.close_channel(id);
+        let Some(mut worker) = self.workers.remove(&id) else { return };
+        self.readable.retain(|other| *other != id);
+        self.disarm(|due| matches!(due, Due::Drain(worker) | Due::Overdue(worker) if *worker == id));
+        for (_, connection) in std::mem::take(&mut worker.unanswered) {
+            self.take_back(connection);
+        }
+        for listener in worker.holds.into_keys() {
+            self.refresh(listener);
+            self.pump(listener);
+        }
+    }
+
+    fn listeners_of(&self, app: AppId) -> Vec<ListenerInfo> {
+        let accepting = |id| {
+            let holders = self.workers.iter().filter(move |(_, w)| w.holds.get(&id).is_some_and(|hold| hold.listening));
+            holders.map(|(worker, _)| *worker).collect()
+        };
+        let info = |(id, listener): (ListenerId, &super::listener::Listener)| ListenerInfo {
+            address: listener.text(),
+            balance: listener.balance(),
+            inherited: matches!(listener.origin, super::listener::Origin::Inherited),
+            workers: accepting(id),
+        };
+        self.listeners.of_app(app).map(info).collect()
+    }
+}
+
+/// Why the loop goes round.
+enum Wake {
+    Command(Option<Command>),
+    Room(Option<mpsc::OwnedPermit<NodeEvent>>),
+    Ready(std::io::Result<Vec<Readiness>>),
+    Unread,
+    Due,
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,16 +1,17 @@
 //! epoll(7): many descriptors in one, for an owner that decides for each of them what it waits for.
 //!
-//! Owns nothing but the instance; descriptors are named by a number of the caller's. To be used below
-//! [`tokio::io::unix::AsyncFd`], which sees the instance as readable while anything in it is.
+//! Owns nothing but the instance; descriptors are named by a number of the caller's. The instance itself is watched by
+//! the runtime, to which it is readable while anything in it is.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use tokio::io::unix::AsyncFd;
 
 /// An epoll instance.
 #[derive(Debug)]
-pub struct Epoll(OwnedFd);
+pub struct Epoll(AsyncFd<OwnedFd>);
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +58,13 @@ impl Epoll {
     ///
     /// # Errors
     /// When there are no descriptors or no memory left.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn new() -> io::Result<Epoll> {
-        Ok(Epoll(epoll::create(CreateFlags::CLOEXEC)?))
+        let fd = epoll::create(CreateFlags::CLOEXEC)?;
+        // SAFETY: the descriptor is valid, and it is neither replaced nor closed while the `AsyncFd` owns it.
+        Ok(Epoll(unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE)? }))
     }
 
     /// Begins to watch a descriptor. It leaves by itself when its last duplicate is closed; before a duplicate has
@@ -67,7 +73,7 @@ impl Epoll {
     /// # Errors
     /// As epoll_ctl(2).
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(&self.0, fd, EventData::new_u64(token), interest.flags())?)
+        Ok(epoll::add(self.0.get_ref(), fd, EventData::new_u64(token), interest.flags())?)
     }
 
     /// Waits for something else from now on; what has happened already is told again.
@@ -75,7 +81,7 @@ impl Epoll {
     /// # Errors
     /// As epoll_ctl(2).
     pub fn modify(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(&self.0, fd, EventData::new_u64(token), interest.flags())?)
+        Ok(epoll::modify(self.0.get_ref(), fd, EventData::new_u64(token), interest.flags())?)
     }
 
     /// Watches the descriptor no more.
@@ -83,7 +89,22 @@ impl Epoll {
     /// # Errors
     /// As epoll_ctl(2).
     pub fn delete(&self, fd: impl AsFd) -> io::Result<()> {
-        Ok(epoll::delete(&self.0, fd)?)
+        Ok(epoll::delete(self.0.get_ref(), fd)?)
+    }
+
+    /// Waits until something has happened, and tells at least one thing. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// As [`Epoll::poll`].
+    pub async fn next(&self) -> io::Result<Vec<Readiness>> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            let told = self.poll()?;
+            if !told.is_empty() {
+                return Ok(told);
+            }
+            ready.clear_ready();
+        }
     }
 
     /// What has happened, at most 64 things at a time; returns at once.
@@ -93,7 +114,7 @@ impl Epoll {
     pub fn poll(&self) -> io::Result<Vec<Readiness>> {
         let mut events = Vec::with_capacity(64);
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), Some(&now)) {
+        match epoll::wait(self.0.get_ref(), rustix::buffer::spare_capacity(&mut events), Some(&now)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => (),
             Err(error) => return Err(error.into()),
         }
@@ -112,12 +133,6 @@ fn readiness(event: epoll::Event) -> Readiness {
     }
 }
 
-impl AsRawFd for Epoll {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -125,8 +140,8 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
-    #[test]
-    fn each_interest_is_told_as_often_as_it_says() {
+    #[tokio::test]
+    async fn each_interest_is_told_as_often_as_it_says() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let epoll = Epoll::new().unwrap();
         epoll.add(&here, 7, Interest::Nothing).unwrap();
@@ -141,7 +156,7 @@ mod tests {
             }
         }
         there.write_all(b"y").unwrap();
-        assert_eq!(epoll.poll().unwrap(), [told]);
+        assert_eq!(epoll.next().await.unwrap(), [told]);
         drop(there);
         assert_eq!(epoll.poll().unwrap(), [Readiness { ended: true, ..told }]);
         epoll.delete(&here).unwrap();

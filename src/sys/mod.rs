@@ -12,6 +12,7 @@ pub mod memfd;
 pub mod notify;
 pub mod pidfd;
 pub mod proc;
+pub mod reuseport;
 pub mod socket;
 pub mod spawn;
 pub mod subreaper;

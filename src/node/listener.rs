@@ -1,0 +1,203 @@
+//! A listening address of an app: its sockets, and who may accept on them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::bind::Wanted;
+use super::slots::Slots;
+use super::worker::Connection;
+use crate::core::{AppId, ProcessId, WorkerId};
+use crate::sys::identity::Identity;
+use crate::sys::socket::{Address, Kind};
+
+/// Names a listener; workers see it as the `key` of their handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ListenerId(pub u32);
+
+/// One address of one app. It lives as long as a row of the app wants it, whoever of its workers come and go.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub app: AppId,
+    /// What was asked for; with `index` the name by which the app's other workers find it.
+    pub wanted: Wanted,
+    /// Tells apart what asks for any port.
+    pub index: Option<u32>,
+    /// Where it is bound.
+    pub address: Address,
+    pub kind: Kind,
+    pub sockets: Sockets,
+    /// TLS ticket keys of the first worker that asked, for all.
+    pub data: Value,
+    /// Rows whose workers asked for it and that have not been removed since.
+    pub claims: BTreeSet<ProcessId>,
+    pub origin: Origin,
+    /// Connections that were accepted or taken back and wait for a worker. Bounded by what workers may have
+    /// unanswered, and by [`Dealt::HELD`].
+    pub homeless: VecDeque<Connection>,
+    /// Who got the last connection from us.
+    pub last: Option<WorkerId>,
+}
+
+/// The sockets of a listener.
+#[derive(Debug)]
+pub(super) enum Sockets {
+    /// One that all workers accept on.
+    Shared(Arc<OwnedFd>),
+    /// One that the supervisor accepts on.
+    Dealt(Dealt),
+    /// One for each row.
+    Slots(Slots),
+}
+
+/// A socket whose connections the supervisor deals out.
+#[derive(Debug)]
+pub(super) struct Dealt {
+    pub fd: Arc<OwnedFd>,
+    /// A client's address always meets the same row.
+    pub sticky: bool,
+    /// Whether it is waited for connections.
+    pub watched: bool,
+}
+
+impl Dealt {
+    /// Connections accepted for a worker that is busy.
+    pub const HELD: usize = 64;
+}
+
+/// Where the socket came from, which decides how it ends.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// Bound for a worker.
+    Bound,
+    /// Bound for a worker, as a file that is removed in the end with its owner's rights.
+    File(Identity),
+    /// From systemd; goes back into the pool.
+    Inherited,
+    /// By [`super::Primary::open`]; stays until the app goes.
+    Opened,
+}
+
+/// A socket from systemd.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    /// FileDescriptorName=.
+    pub name: String,
+    pub fd: Arc<OwnedFd>,
+    pub address: Address,
+    pub kind: Kind,
+    pub v6_only: bool,
+    /// The app that has it.
+    pub taken: Option<AppId>,
+}
+
+impl Inherited {
+    /// `USER@NAME` is for apps of that user, any other name for everybody's.
+    pub fn is_for(&self, who: &Identity) -> bool {
+        match self.name.split_once('@') {
+            Some((user, _)) => user == who.name || user.parse() == Ok(who.uid),
+            None => true,
+        }
+    }
+}
+
+impl Listener {
+    /// For people and for [`super::NodeEvent::Listening`].
+    pub fn text(&self) -> String {
+        text(&self.address, self.kind)
+    }
+
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self.address {
+            Address::Inet(address) => Some(address),
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// The path of a socket that is a file.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.address {
+            Address::Unix(path) => Some(path),
+            Address::Inet(_) => None,
+        }
+    }
+
+    /// What a worker's `server.address()` shows when it gets no socket.
+    pub fn sockname(&self) -> Option<Value> {
+        let address = self.inet()?;
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        Some(json!({ "address": address.ip().to_string(), "family": family, "port": address.port() }))
+    }
+
+    /// As in [`super::ListenerInfo::balance`].
+    pub fn balance(&self) -> &'static str {
+        match &self.sockets {
+            Sockets::Shared(_) => "shared",
+            Sockets::Dealt(Dealt { sticky: false, .. }) => "round robin",
+            Sockets::Dealt(Dealt { sticky: true, .. }) => "sticky",
+            Sockets::Slots(slots) => slots.steering(),
+        }
+    }
+}
+
+/// An address as people write it.
+pub(super) fn text(address: &Address, kind: Kind) -> String {
+    match address {
+        Address::Inet(address) if kind == Kind::Datagram => format!("udp {address}"),
+        Address::Inet(address) => address.to_string(),
+        Address::Unix(path) => path.display().to_string(),
+    }
+}
+
+/// All listeners and the sockets from systemd that nobody has asked for yet.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    pub all: BTreeMap<ListenerId, Listener>,
+    pub inherited: Vec<Inherited>,
+    next: u32,
+}
+
+impl Listeners {
+    /// Takes it in under a new name.
+    pub fn insert(&mut self, listener: Listener) -> ListenerId {
+        self.next += 1;
+        let id = ListenerId(self.next);
+        self.all.insert(id, listener);
+        id
+    }
+
+    /// The app's listener that answers this question.
+    pub fn find(&self, app: AppId, wanted: &Wanted, index: Option<u32>) -> Option<ListenerId> {
+        let same = |l: &Listener| l.app == app && l.wanted == *wanted && l.index == index;
+        self.all.iter().find(|(_, listener)| same(listener)).map(|(id, _)| *id)
+    }
+
+    /// Whether another app has exactly this address. The kernel would tell, but for a socket that is only bound yet.
+    pub fn is_foreign(&self, app: AppId, wanted: &Wanted) -> bool {
+        !wanted.takes_any_port() && self.all.values().any(|l| l.app != app && l.wanted == *wanted)
+    }
+
+    pub fn of_app(&self, app: AppId) -> impl Iterator<Item = (ListenerId, &Listener)> {
+        self.all.iter().filter(move |(_, listener)| listener.app == app).map(|(id, listener)| (*id, listener))
+    }
+
+    /// The inherited socket that a worker of this user means, not taken by another app.
+    pub fn find_inherited(&self, app: AppId, who: &Identity, wanted: &Wanted) -> Option<usize> {
+        let mut visible = self.inherited.iter().enumerate().filter(|(_, socket)| socket.is_for(who));
+        let free = |socket: &Inherited| socket.taken.is_none_or(|taken| taken == app);
+        match wanted {
+            // As sd_listen_fds(3) numbers them, counting those that the user may have.
+            Wanted::Fd(fd) => {
+                let nth = usize::try_from(fd - 3).ok()?;
+                visible.nth(nth).filter(|(_, socket)| free(socket)).map(|(i, _)| i)
+            }
+            _ => visible
+                .find(|(_, socket)| free(socket) && wanted.is_served_by(socket.kind, &socket.address, socket.v6_only))
+                .map(|(i, _)| i),
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! What workers say, and the sockets that come and go with it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::bind::{self, Errno, Wanted};
+use super::channel::Received;
+use super::listener::{Dealt, Listener, ListenerId, Origin, Sockets};
+use super::message::{self, AgentNote, Incoming, Query};
+use super::primary::{Command, NodeEvent, OpenError};
+use super::slots::Slots;
+use super::task::{Due, Task};
+use super::worker::Hold;
+use crate::core::{AppId, Balance, ProcessId, WorkerId};
+use crate::sys::identity::Identity;
+use crate::sys::socket::{self, Kind};
+
+/// How long nobody listens before an address is given up, when a worker has closed its server and lives on.
+const ABANDONED: Duration = Duration::from_secs(2);
+/// How long after its first `listening` a row's new worker may take to ask for what the old one had.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Addresses of one worker that are reported.
+const ANNOUNCED: usize = 64;
+
+/// A path that is being bound elsewhere, since the file system may take its time.
+pub(super) struct Opening {
+    app: AppId,
+    path: PathBuf,
+    who: Identity,
+    balance: Balance,
+    askers: Vec<Asker>,
+}
+
+/// Who waits for a socket.
+enum Asker {
+    Worker(WorkerId, Box<Query>),
+    Daemon(String, oneshot::Sender<Result<OwnedFd, OpenError>>),
+}
+
+impl Task {
+    pub(super) fn received(&mut self, id: WorkerId, received: Received) {
+        match received.message {
+            Incoming::Online => self.online(id),
+            Incoming::Query(query) => self.query(id, query),
+            Incoming::Listening(query) => self.listening(id, &query),
+            Incoming::Closed { key } => self.closed(id, &key),
+            Incoming::Connection { ack, accepted } => self.answered(id, ack, accepted),
+            Incoming::Leaving { seq } => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.terminating = true;
+                }
+                let own = self.next_seq();
+                self.write(id, message::acknowledge(seq, own), None);
+            }
+            Incoming::HandleArrived | Incoming::HandleMissing => self.handle_answered(id, &received.message),
+            Incoming::Handle { message } => {
+                // The worker says nothing more until it has an answer.
+                self.write(id, message::handle_answer(received.with_fd), None);
+                if received.with_fd {
+                    self.tell(NodeEvent::Message { worker: id, message });
+                }
+            }
+            Incoming::Agent(note) => self.agent_says(id, note),
+            Incoming::User(message) => self.tell(NodeEvent::Message { worker: id, message }),
+            Incoming::Unknown => (),
+        }
+    }
+
+    fn online(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if !std::mem::replace(&mut worker.online, true) {
+            self.tell(NodeEvent::Online { worker: id });
+        }
+    }
+
+    fn agent_says(&mut self, id: WorkerId, note: AgentNote) {
+        match note {
+            AgentNote::Hello => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.agent = true;
+                }
+                self.online(id);
+            }
+            AgentNote::Pong => self.alive(id),
+            AgentNote::Listening { address, port } => match u16::try_from(port) {
+                Ok(port) if address.contains(':') => self.announce(id, format!("[{address}]:{port}")),
+                Ok(port) => self.announce(id, format!("{address}:{port}")),
+                Err(_) => self.announce(id, address),
+            },
+            AgentNote::Drained { left } => self.drained(id, left),
+        }
+    }
+
+    fn announce(&mut self, id: WorkerId, address: String) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.announced.len() >= ANNOUNCED || !worker.announced.insert(address.clone()) {
+            return;
+        }
+        if worker.announced.len() == 1 {
+            let (app, process) = (worker.app, worker.process);
+            self.arm(Due::Settled(app, process), SETTLED);
+        }
+        self.tell(NodeEvent::Listening { worker: id, address });
+    }
+
+    fn query(&mut self, id: WorkerId, query: Box<Query>) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (app, balance, who) = (worker.app, worker.balance, worker.identity.clone());
+        let wanted = match Wanted::from_query(&query) {
+            Ok(wanted) => wanted,
+            Err(errno) => return self.refuse(id, &query, errno),
+        };
+        let index = wanted.takes_any_port().then_some(query.index);
+        if let Some(listener) = self.listeners.find(app, &wanted, index) {
+            return self.answer(id, listener, query);
+        }
+        if let Wanted::Path(path) = &wanted
+            && self.listeners.find_inherited(app, &who, &wanted).is_none()
+        {
+            let path = path.clone();
+            return self.open_path(app, path, &who, balance, Asker::Worker(id, query));
+        }
+        match self.create(app, wanted, index, &who, balance) {
+            Ok(listener) => self.answer(id, listener, query),
+            Err(errno) => self.refuse(id, &query, errno),
+        }
+    }
+
+    fn refuse(&mut self, id: WorkerId, query: &Query, errno: Errno) {
+        let seq = self.next_seq();
+        // A key that no listener has: the worker keeps none for a server that failed.
+        self.write(id, message::error_reply(query.seq, seq, "0", errno), None);
+    }
+
+    /// A listener on an address that the app does not have yet; not for paths, unless they were inherited.
+    fn create(
+        &mut self,
+        app: AppId,
+        wanted: Wanted,
+        index: Option<u32>,
+        who: &Identity,
+        balance: Balance,
+    ) -> Result<ListenerId, Errno> {
+        if self.listeners.of_app(app).count() >= self.config.max_listeners {
+            return Err(libc::EMFILE);
+        }
+        if let Some(found) = self.listeners.find_inherited(app, who, &wanted) {
+            let inherited = &mut self.listeners.inherited[found];
+            inherited.taken = Some(app);
+            let (fd, kind) = (Arc::clone(&inherited.fd), inherited.kind);
+            if kind == Kind::Stream {
+                // systemd's sockets listen already; one passed by hand may not.
+                socket::listen(&fd, bind::BACKLOG).map_err(|e| bind::errno(&e))?;
+            }
+            return self.add(app, wanted, index, fd, kind, balance, Origin::Inherited);
+        }
+        if matches!(wanted, Wanted::Fd(_)) {
+            return Err(libc::EBADF);
+        }
+        if self.listeners.is_foreign(app, &wanted) {
+            return Err(libc::EADDRINUSE);
+        }
+        let kind = if matches!(wanted, Wanted::Udp { .. }) { Kind::Datagram } else { Kind::Stream };
+        let fd = bind::bind_inet(&wanted, who, balance == Balance::Auto && kind == Kind::Stream)?;
+        self.add(app, wanted, index, Arc::new(fd), kind, balance, Origin::Bound)
+    }
+
+    #[allow(clippy::too_many_arguments)] // It is a constructor.
+    fn add(
+        &mut self,
+        app: AppId,
+        wanted: Wanted,
+        index: Option<u32>,
+        fd: Arc<OwnedFd>,
+        kind: Kind,
+        balance: Balance,
+        origin: Origin,
+    ) -> Result<ListenerId, Errno> {
+        let address = socket::local_address(&fd).map_err(|e| bind::errno(&e))?;
+        let dealt = |sticky| Sockets::Dealt(Dealt { fd: Arc::clone(&fd), sticky, watched: false });
+        let sockets = match balance {
+            _ if kind == Kind::Datagram || matches!(origin, Origin::Opened) => Sockets::Shared(fd),
+            Balance::RoundRobin => dealt(false),
+            Balance::Sticky => dealt(true),
+            Balance::Auto if matches!(origin, Origin::Bound) => Sockets::Slots(Slots::new(fd, &self.config)),
+            Balance::Auto | Balance::Shared => Sockets::Shared(fd),
+        };
+        let watched = if let Sockets::Dealt(dealt) = &sockets { Some(Arc::clone(&dealt.fd)) } else { None };
+        let id = self.listeners.insert(Listener {
+            app,
+            wanted,
+            index,
+            address,
+            kind,
+            sockets,
+            data: Value::Null,
+            claims: BTreeSet::new(),
+            origin,
+            homeless: VecDeque::new(),
+            last: None,
+        });
+        if let Some(fd) = watched
+            && let Err(error) = self.watch_dealt(id, &fd)
+        {
+            self.listeners.all.remove(&id);
+            return Err(bind::errno(&error));
+        }
+        Ok(id)
+    }
+
+    /// Gives a worker what it needs to serve on a listener.
+    fn answer(&mut self, id: WorkerId, listener: ListenerId, query: Box<Query>) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if worker.holds.contains_key(&listener) {
+            // As a second listen() of one process would end.
+            return self.refuse(id, &query, libc::EADDRINUSE);
+        }
+        let process = worker.process;
+        let fd = match self.socket_for(listener, process) {
+            Ok(fd) => fd,
+            Err(errno) => return self.refuse(id, &query, errno),
+        };
+        let Some(entry) = self.listeners.all.get_mut(&listener) else { return };
+        if entry.data.is_null() {
+            entry.data.clone_from(&query.data);
+        }
+        entry.claims.insert(process);
+        let (data, datagram, sockname) = (entry.data.clone(), entry.kind == Kind::Datagram, entry.sockname());
+        let key = listener.0.to_string();
+        let (ack, seq) = (query.seq, self.next_seq());
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.holds.insert(listener, Hold { query: *query, listening: false });
+        }
+        match fd {
+            Some(fd) => self.write_handle(id, message::shared_reply(ack, seq, &key, &data, datagram), fd),
+            None => self.write(id, message::dealt_reply(ack, seq, &key, &data, sockname), None),
+        }
+    }
+
+    /// The socket that workers of this row accept on; `None` when the supervisor does it.
+    fn socket_for(&mut self, id: ListenerId, process: ProcessId) -> Result<Option<Arc<OwnedFd>>, Errno> {
+        let Some(listener) = self.listeners.all.get_mut(&id) else { return Err(libc::EBADF) };
+        let address = listener.inet();
+        match &mut listener.sockets {
+            Sockets::Shared(fd) => Ok(Some(Arc::clone(fd))),
+            Sockets::Dealt(_) => Ok(None),
+            Sockets::Slots(slots) => {
+                let fd = slots.socket_for(process, address)?;
+                self.watch_slot(id, process, &fd)?;
+                Ok(Some(fd))
+            }
+        }
+    }
+
+    fn listening(&mut self, id: WorkerId, query: &Query) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let listeners = &self.listeners.all;
+        let found = worker.holds.iter_mut().find(|(listener, hold)| {
+            let asked = &hold.query;
+            let bound = listeners.get(listener).and_then(|l| l.inet()).map(|address| i32::from(address.port()));
+            !hold.listening
+                && (asked.index, &asked.address, &asked.address_type, asked.fd)
+                    == (query.index, &query.address, &query.address_type, query.fd)
+                && (asked.port == query.port || (bound.is_some() && bound == query.port))
+        });
+        let Some((listener, hold)) = found else { return };
+        hold.listening = true;
+        let listener = *listener;
+        let Some(entry) = self.listeners.all.get(&listener) else { return };
+        let address = entry.text();
+        if entry.kind == Kind::Stream {
+            self.restore_backlog(listener, id);
+        }
+        self.refresh(listener);
+        self.announce(id, address);
+        self.pump(listener);
+    }
+
+    /// The worker's own listen() has set Node's 511 on the socket that outlives it.
+    fn restore_backlog(&self, listener: ListenerId, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let fd = match self.listeners.all.get(&listener).map(|l| &l.sockets) {
+            Some(Sockets::Shared(fd)) => fd,
+            Some(Sockets::Slots(slots)) => match slots.all.get(&worker.process) {
+                Some(slot) => &slot.fd,
+                None => return,
+            },
+            Some(Sockets::Dealt(_)) | None => return,
+        };
+        if let Err(error) = socket::listen(fd, bind::BACKLOG) {
+            tracing::debug!(%error, "backlog stays as the worker has set it");
+        }
+    }
+
+    fn closed(&mut self, id: WorkerId, key: &str) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(listener) = key.parse().ok().map(ListenerId) else { return };
+        if worker.holds.remove(&listener).is_none() {
+            return;
+        }
+        let meant = !worker.terminating;
+        if meant && let Some(entry) = self.listeners.all.get(&listener) {
+            // So that it is told anew when the server comes back.
+            worker.announced.remove(&entry.text());
+        }
+        self.refresh(listener);
+        self.pump(listener);
+        if meant {
+            self.arm(Due::Abandoned(listener), ABANDONED);
+        }
+    }
+
+    fn is_held(&self, listener: ListenerId) -> bool {
+        self.workers.values().any(|worker| worker.holds.contains_key(&listener))
+    }
+
+    /// The app closed its server while it lives on: it does not want the address any more, and others may.
+    pub(super) fn close_if_abandoned(&mut self, id: ListenerId) {
+        let Some(listener) = self.listeners.all.get(&id) else { return };
+        let app = listener.app;
+        let ending = self.workers.values().any(|worker| worker.app == app && worker.terminating);
+        let alive = self.workers.values().any(|worker| worker.app == app);
+        if alive && !ending && !self.is_held(id) {
+            self.close_listener(id);
+        }
+    }
+
+    /// A row's worker has served for a while: addresses that only its predecessors had are given up.
+    pub(super) fn settle_claims(&mut self, app: AppId, process: ProcessId) {
+        let holds = |id: ListenerId| {
+            self.workers.values().any(|w| w.app == app && w.process == process && w.holds.contains_key(&id))
+        };
+        let serving = self.workers.values().any(|w| w.app == app && w.process == process && !w.announced.is_empty());
+        if !serving {
+            return;
+        }
+        let stale: Vec<_> =
+            self.listeners.of_app(app).filter(|(id, l)| l.claims.contains(&process) && !holds(*id)).collect();
+        let stale: Vec<_> = stale.into_iter().map(|(id, _)| id).collect();
+        for id in stale {
+            self.drop_claim(id, process);
+        }
+    }
+
+    pub(super) fn remove_process(&mut self, app: AppId, process: ProcessId) {
+        let claimed: Vec<_> =
+            self.listeners.of_app(app).filter(|(_, l)| l.claims.contains(&process)).map(|(id, _)| id).collect();
+        for id in claimed {
+            self.drop_claim(id, process);
+        }
+    }
+
+    fn drop_claim(&mut self, id: ListenerId, process: ProcessId) {
+        let Some(listener) = self.listeners.all.get_mut(&id) else { return };
+        listener.claims.remove(&process);
+        if listener.claims.is_empty() && !matches!(listener.origin, Origin::Opened) {
+            self.close_listener(id);
+        } else {
+            self.begin_retiring(id, process);
+        }
+    }
+
+    pub(super) fn remove_app(&mut self, app: AppId) {
+        let all: Vec<_> = self.listeners.of_app(app).map(|(id, _)| id).collect();
+        for id in all {
+            self.close_listener(id);
+        }
+    }
+
+    fn close_listener(&mut self, id: ListenerId) {
+        let Some(listener) = self.listeners.all.remove(&id) else { return };
+        for fd in listener.sockets.fds() {
+            // Workers may have duplicates, which would keep the registration alive.
+            if let Err(error) = self.epoll.delete(fd) {
+                tracing::trace!(%error, "socket was not watched");
+            }
+        }
+        for worker in self.workers.values_mut() {
+            worker.holds.remove(&id);
+        }
+        match &listener.origin {
+            Origin::Inherited => {
+                let address = &listener.address;
+                let own = self.listeners.inherited.iter_mut().filter(|i| i.taken == Some(listener.app));
+                own.filter(|i| i.address == *address && i.kind == listener.kind).for_each(|i| i.taken = None);
+            }
+            Origin::File(who) => {
+                if let Some(path) = listener.path().map(Path::to_owned) {
+                    let who = who.clone();
+                    tokio::task::spawn_blocking(move || bind::unlink_path(&path, &who));
+                }
+            }
+            Origin::Bound | Origin::Opened => (),
+        }
+    }
+
+    fn open_path(&mut self, app: AppId, path: PathBuf, who: &Identity, balance: Balance, asker: Asker) {
+        let same = |opening: &&mut Opening| opening.app == app && opening.path == path;
+        if let Some(opening) = self.opening.iter_mut().find(same) {
+            return opening.askers.push(asker);
+        }
+        let wanted = Wanted::Path(path.clone());
+        let opening = Opening { app, path: path.clone(), who: who.clone(), balance, askers: vec![asker] };
+        let of_app = self.listeners.of_app(app).count() + self.opening.iter().filter(|o| o.app == app).count();
+        self.opening.push(opening);
+        if of_app >= self.config.max_listeners {
+            return self.path_bound(app, &path, Err(libc::EMFILE));
+        }
+        if self.listeners.is_foreign(app, &wanted) {
+            return self.path_bound(app, &path, Err(libc::EADDRINUSE));
+        }
+        let (who, commands) = (who.clone(), self.commands.clone());
+        tokio::task::spawn_blocking(move || {
+            let result = bind::bind_path(&path, &who);
+            if let Some(commands) = commands.upgrade() {
+                // Without a task nobody wants the socket.
+                let _ = commands.send(Command::PathBound { app, path, result });
+            }
+        });
+    }
+
+    pub(super) fn path_bound(&mut self, app: AppId, path: &Path, result: Result<OwnedFd, Errno>) {
+        let Some(at) = self.opening.iter().position(|o| o.app == app && o.path == path) else { return };
+        let Opening { path, who, balance, askers, .. } = self.opening.swap_remove(at);
+        let listener = result.and_then(|fd| {
+            let wanted = Wanted::Path(path);
+            self.add(app, wanted, None, Arc::new(fd), Kind::Stream, balance, Origin::File(who))
+        });
+        for asker in askers {
+            match (asker, &listener) {
+                (Asker::Worker(id, query), Ok(listener)) => self.answer(id, *listener, query),
+                (Asker::Worker(id, query), Err(errno)) => self.refuse(id, &query, *errno),
+                (Asker::Daemon(address, reply), Ok(listener)) => self.hand_out(*listener, address, reply),
+                (Asker::Daemon(address, reply), Err(errno)) => {
+                    let _ = reply.send(Err(open_error(address, *errno)));
+                }
+            }
+        }
+        // The only one who asked may be gone.
+        if let Ok(listener) = listener
+            && self.listeners.all.get(&listener).is_some_and(|l| l.claims.is_empty())
+            && !self.is_held(listener)
+            && !matches!(self.listeners.all.get(&listener).map(|l| &l.origin), Some(Origin::Opened))
+        {
+            self.close_listener(listener);
+        }
+    }
+
+    pub(super) fn open(
+        &mut self,
+        app: AppId,
+        who: Identity,
+        address: String,
+        reply: oneshot::Sender<Result<OwnedFd, OpenError>>,
+    ) {
+        let Some(wanted) = Wanted::from_text(&address) else {
+            let reason = "it is no port, `ADDRESS:PORT` or absolute path".to_owned();
+            let _ = reply.send(Err(OpenError { address, reason }));
+            return;
+        };
+        if let Some(listener) = self.listeners.find(app, &wanted, None) {
+            return self.hand_out(listener, address, reply);
+        }
+        if let Wanted::Path(path) = &wanted
+            && self.listeners.find_inherited(app, &who, &wanted).is_none()
+        {
+            return self.open_path(app, path.clone(), &who, Balance::Shared, Asker::Daemon(address, reply));
+        }
+        match self.create(app, wanted, None, &who, Balance::Shared) {
+            Ok(listener) => self.hand_out(listener, address, reply),
+            Err(errno) => {
+                let _ = reply.send(Err(open_error(address, errno)));
+            }
+        }
+    }
+
+    fn hand_out(&mut self, id: ListenerId, address: String, reply: oneshot::Sender<Result<OwnedFd, OpenError>>) {
+        let Some(listener) = self.listeners.all.get_mut(&id) else { return };
+        let answer = match &listener.sockets {
+            Sockets::Shared(fd) => {
+                if matches!(listener.origin, Origin::Bound) {
+                    listener.origin = Origin::Opened;
+                }
+                fd.try_clone().map_err(|e| open_error(address, bind::errno(&e)))
+            }
+            Sockets::Dealt(_) | Sockets::Slots(_) => Err(open_error(address, libc::EADDRINUSE)),
+        };
+        let _ = reply.send(answer);
+    }
+}
+
+fn open_error(address: String, errno: Errno) -> OpenError {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let reason = match text.split_once(" (os error") {
+        Some((reason, _)) => reason.to_lowercase(),
+        None => text,
+    };
+    OpenError { address, reason }
+}
+
+impl Sockets {
+    fn fds(&self) -> Vec<&OwnedFd> {
+        match self {
+            Sockets::Shared(fd) => vec![fd],
+            Sockets::Dealt(dealt) => vec![&dealt.fd],
+            Sockets::Slots(slots) => slots.fds().collect(),
+        }
+    }
+}
