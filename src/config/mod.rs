@@ -13,6 +13,7 @@
 //! than the caller's (the daemon only validates specs, compares them and reads dumps), and must never put the value of
 //! an environment variable into a message.
 
+mod amend;
 mod compound;
 mod diff;
 pub mod dump;
@@ -32,6 +33,7 @@ mod source;
 mod units;
 mod validate;
 
+pub use amend::amend;
 pub use diff::{Change, Needs, diff, needs};
 pub use ecosystem::{AppEntry, Ecosystem};
 pub use environment::caller_environment;
