@@ -9,7 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pm2rs::config::{CallerContext, CliOverrides, LoadContext, file_kind, load_file, resolve_entry};
+use pm2rs::config::{
+    CallerContext, CliOverrides, Ecosystem, LoadContext, diff, file_kind, load_file, resolve_entry, to_entry,
+};
 use pm2rs::core::AppSpec;
 use serde_json::{Value, to_value};
 
@@ -95,6 +97,25 @@ fn projects() -> Vec<PathBuf> {
         fs::read_dir(corpus().join("projects")).unwrap().map(|entry| entry.unwrap().path()).collect();
     projects.sort();
     projects
+}
+
+/// What an app of the corpus resolves to, and what the entry written of that resolves to.
+#[test]
+fn what_is_written_of_an_app_resolves_to_the_same() {
+    for project in projects() {
+        let caller = caller(&project);
+        let Ok(ecosystem) = load_file(Path::new(&file_of(&project)), &load_context(&caller)) else { continue };
+        for app in &ecosystem.apps {
+            let spec = resolve_entry(app, &CliOverrides::default(), &caller).unwrap().spec;
+            let written = Ecosystem::from_value(Value::Array(vec![to_entry(&spec).into()]), None, "written").unwrap();
+            assert_eq!(written.warnings, []);
+            let mut again = resolve_entry(&written.apps[0], &CliOverrides::default(), &caller).unwrap().spec;
+            assert_eq!(diff(&spec, &again).iter().filter(|change| !change.key.starts_with("extra")).count(), 0);
+            again.extra = spec.extra.clone();
+            again.source_file = spec.source_file.clone();
+            assert_eq!(again, spec);
+        }
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn caller() -> CallerContext {
     }
 }
 
-fn resolve(keys: Value) -> Result<(AppSpec, Vec<String>), String> {
+fn resolve(keys: &Value) -> Result<(AppSpec, Vec<String>), String> {
     let mut entry: Map<String, Value> = Map::from_iter([("script".to_owned(), json!("index.js"))]);
     for (key, value) in keys.as_object().unwrap() {
         if ["exec", "cmd", "command"].contains(&key.as_str()) {
@@ -63,6 +63,7 @@ fn effects() -> Vec<(&'static str, Value, &'static str, Value)> {
         ("instances", json!(4), "/instances", json!(4)),
         ("instances", json!("max"), "/instances", json!(0)),
         ("instances", json!("-1"), "/instances", json!(-1)),
+        ("instances", json!("auto"), "/instances", json!(0)),
         ("instances", json!(1), "/exec_mode", json!("cluster_mode")),
         ("out_file", json!("logs/o.log"), "/log/out_file", json!("~/logs/o.log")),
         ("out_file", json!("NULL"), "/log/out_file", json!(null)),
@@ -116,6 +117,8 @@ fn effects() -> Vec<(&'static str, Value, &'static str, Value)> {
         ("treekill", json!(false), "/treekill", json!(false)),
         ("watch", json!(true), "/watch/paths", json!([])),
         ("watch", json!(false), "/watch", Value::Null),
+        ("watch", json!("true"), "/watch/paths", json!([])),
+        ("watch", json!("false"), "/watch", Value::Null),
         ("watch", json!("src"), "/watch/paths", json!(["~/src"])),
         ("watch", json!(["a", "/b"]), "/watch/paths", json!(["~/a", "/b"])),
         ("ignore_watch", json!("a b"), "/watch", Value::Null),
@@ -165,7 +168,7 @@ fn every_key_has_its_effect_under_all_its_names() {
         let expected: Value = serde_json::from_str(&expected.to_string().replace("\"~", &format!("\"{home}"))).unwrap();
         for name in std::iter::once(&key.name).chain(key.aliases) {
             for written in [(*name).to_owned(), camel_case(name)] {
-                let (spec, warnings) = resolve(json!({ written.clone(): value })).unwrap();
+                let (spec, warnings) = resolve(&json!({ written.clone(): value })).unwrap();
                 let spec = serde_json::to_value(spec).unwrap();
                 let found = spec.pointer(pointer).cloned().unwrap_or(Value::Null);
                 assert_eq!(found, expected, "{written}: {value}");
@@ -189,7 +192,7 @@ fn keys_about_watching_come_together() {
         "watch": true, "ignore_watch": ["a"], "watch_delay": 500, "watch_reload": true, "watch_ext": ["js", ".ts"],
         "watch_options": { "ignored": ["b"] },
     });
-    let (spec, _) = resolve(keys).unwrap();
+    let (spec, _) = resolve(&keys).unwrap();
     let expected = json!({ "paths": [], "ignore": ["a", "b"], "ext": ["js", "ts"], "delay": 500, "reload": true });
     assert_eq!(serde_json::to_value(spec.watch).unwrap(), expected);
 }
@@ -197,7 +200,7 @@ fn keys_about_watching_come_together() {
 #[test]
 fn keys_without_effect_are_shown_as_they_were_given() {
     for key in KEYS.iter().filter(|key| key.effect != Effect::Applied) {
-        let (spec, warnings) = resolve(json!({ key.name: { "a": 1 } })).unwrap();
+        let (spec, warnings) = resolve(&json!({ key.name: { "a": 1 } })).unwrap();
         assert_eq!(spec.extra[key.name], json!({ "a": 1 }));
         assert_eq!(warnings.len(), usize::from(key.effect != Effect::Kept), "{}", key.name);
     }
@@ -215,7 +218,7 @@ fn wrong_values_are_refused_by_name() {
         ("exec_mode", json!("clustered"), "one of fork, cluster"),
         ("autorestart", json!("yes"), "boolean, but it is \"yes\""),
         ("watch", json!(3), "boolean, array of strings or string"),
-        ("max_memory_restart", json!("100MB"), "100M"),
+        ("max_memory_restart", json!("100 MB"), "100M"),
         ("max_memory_restart", json!(-1), "100M"),
         ("max_memory_restart", json!(0), "100M"),
         ("min_uptime", json!(10), "from 100 to"),
@@ -251,10 +254,10 @@ fn wrong_values_are_refused_by_name() {
     ];
     for (key, value, part) in table {
         if part.is_empty() {
-            assert!(resolve(json!({ key: value })).is_ok());
+            assert!(resolve(&json!({ key: value })).is_ok());
             continue;
         }
-        let message = resolve(json!({ "name": "api", key: value })).expect_err(key);
+        let message = resolve(&json!({ "name": "api", key: value })).expect_err(key);
         let app = if key == "name" { "1" } else { "api" };
         assert!(message.starts_with(&format!("Expect \"{key}\" to be a typeof ")), "{message}");
         assert!(message.contains(part), "{key}: {value}: {message}");
@@ -265,17 +268,33 @@ fn wrong_values_are_refused_by_name() {
 }
 
 #[test]
+fn what_people_write_by_mistake_is_told_of_and_stops_nothing() {
+    let table = [
+        (json!({ "env_file": ".env" }), "key \"env_file\" is not supported: have Node read it with node_args"),
+        (json!({ "watch_ignore": ["a"] }), "unknown key \"watch_ignore\", did you mean \"ignore_watch\"?"),
+        (json!({ "maxRestart": 3 }), "unknown key \"maxRestart\", did you mean \"max_restarts\"?"),
+        (json!({ "performance": {} }), "unknown key \"performance\" (app"),
+    ];
+    for (keys, beginning) in table {
+        let (_, warnings) = resolve(&keys).unwrap();
+        assert!(warnings.len() == 1 && warnings[0].starts_with(beginning), "{warnings:?}");
+    }
+    let (spec, warnings) = resolve(&json!({ "env_note": "for later", "_comment": 1, "//": "x" })).unwrap();
+    assert!(warnings.is_empty() && spec.extra.len() == 1, "{warnings:?}");
+}
+
+#[test]
 fn a_listen_address_that_cannot_be_bound_is_refused() {
-    let message = resolve(json!({ "listen": "over there" })).expect_err("no address");
+    let message = resolve(&json!({ "listen": "over there" })).expect_err("no address");
     assert!(message.contains("listen"), "{message}");
 }
 
 #[test]
 fn no_message_shows_the_value_of_a_variable() {
     for env in [json!({ "TOKEN": "hunter2\u{0}" }), json!("TOKEN hunter2"), json!({ "A=": "hunter2" })] {
-        let message = resolve(json!({ "env": env })).expect_err("wrong env");
+        let message = resolve(&json!({ "env": env })).expect_err("wrong env");
         assert!(!message.contains("hunter2"), "{message}");
     }
-    let (spec, _) = resolve(json!({ "env": { "A": "hunter2" }, "env_test": { "B": "hunter2" } })).unwrap();
+    let (spec, _) = resolve(&json!({ "env": { "A": "hunter2" }, "env_test": { "B": "hunter2" } })).unwrap();
     assert!(!format!("{spec:?}").contains("hunter2"));
 }

@@ -109,7 +109,7 @@ const OF_ONE_PROCESS: &[&str] = &[
 #[must_use]
 pub fn caller_environment(caller: &CallerContext) -> BTreeMap<String, String> {
     let is_app = caller.env.contains_key("pm_id");
-    let handed_on = |name: &str| !OF_ONE_PROCESS.contains(&name) && !(is_app && OF_AN_APP.contains(&name));
+    let handed_on = |name: &str| !(OF_ONE_PROCESS.contains(&name) || is_app && OF_AN_APP.contains(&name));
     caller.env.iter().filter(|(name, _)| handed_on(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 

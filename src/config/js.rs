@@ -170,6 +170,9 @@ impl Failure {
         let hint = match self.code.as_deref() {
             Some("ERR_REQUIRE_ESM") => " (name the file .mjs)",
             _ if message.contains("module is not defined in ES module scope") => " (name the file .cjs)",
+            _ if message.contains("Unexpected token 'export'") || message.contains("import statement outside") => {
+                " (name the file .mjs)"
+            }
             _ => "",
         };
         format!("{place}{message}{hint}")

@@ -2,6 +2,8 @@
 //!
 //! One table ([`KEYS`]) decides for files and options alike. What a key means is [`crate::core::AppSpec`]'s business.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::kind::Kind;
@@ -132,6 +134,7 @@ pub static KEYS: &[Key] = &[
     kept("windows_hide", &[]),
     kept("exec_timeout", &[]),
     unsupported("deep_monitoring", "load the tracing library of your choice with node_args: \"--import NAME\""),
+    unsupported("env_file", "have Node read it with node_args: \"--env-file=FILE\""),
     unsupported("post_update", "run these commands before `pm2rs reload`"),
 ];
 
@@ -180,12 +183,11 @@ pub(super) fn canonicalise(written: &Map<String, Value>) -> Result<Canonical, St
         if value.is_null() || name.starts_with('_') || name.starts_with("//") || name.starts_with('#') {
             continue;
         }
-        if is_named_env(name) {
-            let value = Kind::Env.check(value).map_err(|expected| complaint(name, &expected, value))?;
-            canonical.keys.insert(name.clone(), value);
-            continue;
-        }
         let Some(key) = find(name) else {
+            if is_named_env(name) {
+                canonical.keys.insert(name.clone(), named_env(name, value)?);
+                continue;
+            }
             canonical.warnings.push(unknown(name));
             continue;
         };
@@ -202,10 +204,24 @@ pub(super) fn canonicalise(written: &Map<String, Value>) -> Result<Canonical, St
     Ok(canonical)
 }
 
+/// The variables of `env_NAME`. A string that is no list of variables stays what it is: PM2 lets it pass, and it does
+/// nothing unless `--env` asks for it.
+fn named_env(name: &str, value: &Value) -> Result<Value, String> {
+    match Kind::Env.check(value) {
+        Ok(variables) => Ok(variables),
+        Err(_) if value.is_string() => Ok(value.clone()),
+        Err(expected) => Err(complaint(name, &expected, value)),
+    }
+}
+
 /// The sentence about a key that nobody knows.
 fn unknown(name: &str) -> String {
     let known = KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases)).copied();
-    match nearest(&snake_case(name), known.chain(["env_production"])) {
+    let snake = snake_case(name);
+    // `watch_ignore` for `ignore_watch`: the same words in another order are nearer than any letter.
+    let words = |name: &str| name.split('_').map(str::to_owned).collect::<BTreeSet<_>>();
+    let reordered = known.clone().find(|known| words(known) == words(&snake));
+    match reordered.or_else(|| nearest(&snake, known)) {
         Some(near) => format!("unknown key \"{name}\", did you mean \"{near}\"?"),
         None => format!("unknown key \"{name}\""),
     }

@@ -89,7 +89,12 @@ impl Kind {
             },
             Kind::List | Kind::Watch if value.is_array() => strings(value),
             Kind::List => scalar(value).map(|one| json!([one])),
-            Kind::Watch => value.as_bool().map(Value::Bool).or_else(|| text(value).map(|s| json!([s]))),
+            Kind::Watch => match value.as_str() {
+                Some("true") => Some(json!(true)),
+                Some("false") => Some(json!(false)),
+                Some(_) => text(value).map(|s| json!([s])),
+                None => value.as_bool().map(Value::Bool),
+            },
             Kind::Integer { min, max } => integer(value, max).filter(|n| (min..=max).contains(n)).map(|n| json!(n)),
             Kind::Millis { min, max } => millis(value).filter(|n| (min..=max).contains(n)).map(|n| json!(n)),
             Kind::Memory => memory(value).filter(|n| *n > 0).map(|n| json!(n)),
@@ -200,12 +205,12 @@ pub(super) fn memory(value: &Value) -> Option<u64> {
     }
 }
 
-/// PM2's numbers of instances; `max` is 0. PM2 takes any other word for 0 as well, which starts a process per CPU
-/// because of a typing error.
+/// PM2's numbers of instances; `max` is 0, and so is `auto`, which people write. PM2 takes any other word for 0 as
+/// well, which starts a process per CPU because of a typing error.
 fn instances(value: &Value) -> Option<i32> {
     let number = match value {
         Value::Number(n) => n.as_i64(),
-        Value::String(s) if s.trim() == "max" => Some(0),
+        Value::String(s) if matches!(s.trim(), "max" | "auto") => Some(0),
         Value::String(s) => s.trim().parse::<i64>().ok(),
         _ => None,
     };

@@ -32,6 +32,7 @@ mod script;
 mod source;
 mod units;
 mod validate;
+mod write;
 
 pub use amend::amend;
 pub use diff::{Change, Needs, diff, needs};
@@ -45,3 +46,4 @@ pub use options::{CallerContext, CliOverrides, LoadContext};
 pub use resolve::{Resolved, resolve_entry, resolve_script};
 pub use source::{FileKind, file_kind, load_file, parse_stdin};
 pub use validate::validate_spec;
+pub use write::to_entry;

@@ -48,7 +48,7 @@ pub fn resolve_script(
     let mut keys = canonical.keys;
     keys.insert("script".to_owned(), json!(target));
     if !args.is_empty() {
-        keys.insert("args".to_owned(), json!(args));
+        keys.insert("args".to_owned(), Value::from(args));
     }
     let warnings = canonical.warnings.into_iter().map(Warning).collect();
     Resolver { keys: &keys, place: &place, caller, warnings }.resolve(None, None, None)

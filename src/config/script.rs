@@ -31,9 +31,19 @@ pub(super) struct Search<'a> {
 pub(super) fn find(script: &str, args: &[String], search: &Search<'_>) -> Result<Found, PathBuf> {
     let script = script.trim();
     match find_file(script, search) {
+        Some(path) if search.cluster && path.to_str().is_some_and(is_node) => Ok(of_node(path, args, search)),
         Some(path) => Ok(Found { path, args: args.to_vec(), shell: false }),
         None if script.contains(' ') => shell_line(script, args, search),
         None => Err(paths::resolve(search.cwd, script, search.env)),
+    }
+}
+
+/// `script: "node", args: "app.js"` in cluster mode: the script is what counts.
+fn of_node(node: PathBuf, args: &[String], search: &Search<'_>) -> Found {
+    let script = args.split_first().and_then(|(first, rest)| Some((find_file(first, search)?, rest)));
+    match script {
+        Some((path, rest)) => Found { path, args: rest.to_vec(), shell: false },
+        None => Found { path: node, args: args.to_vec(), shell: false },
     }
 }
 

@@ -1,14 +1,18 @@
 //! Numbers with units and lists in one string, as PM2's users write them.
 
-/// Memory in bytes: a number, or digits followed by `K`, `M` or `G` (powers of 1024).
+/// Memory in bytes: a number, or digits followed by `K`, `M` or `G` (powers of 1024). PM2 takes capital letters alone;
+/// `500mb`, which people write and it refuses, cannot be misunderstood either.
 pub(super) fn memory(text: &str) -> Option<u64> {
-    let (digits, factor) = match text.as_bytes().last()? {
-        b'K' => (&text[..text.len() - 1], 1 << 10),
-        b'M' => (&text[..text.len() - 1], 1 << 20),
-        b'G' => (&text[..text.len() - 1], 1 << 30),
-        _ => (text, 1),
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let factor: u64 = match unit.to_ascii_uppercase().as_str() {
+        "" => 1,
+        "K" | "KB" => 1 << 10,
+        "M" | "MB" => 1 << 20,
+        "G" | "GB" => 1 << 30,
+        _ => return None,
     };
-    whole(digits)?.checked_mul(factor)
+    digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 /// Time in milliseconds: a number, or a number followed by `ms`, `s`, `m` or `h`.
@@ -28,14 +32,6 @@ pub(super) fn millis(text: &str) -> Option<u64> {
     // 2^53: beyond it JSON numbers stop being exact, and no timeout is 285 thousand years.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     (0.0..9_007_199_254_740_992.0).contains(&ms).then_some(ms as u64)
-}
-
-/// Digits only: no sign, no space, as `str::parse` would let pass.
-fn whole(digits: &str) -> Option<u64> {
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse().ok()
 }
 
 /// Splits an argument line at spaces, keeping what stands in `"` or `'` together, as PM2 does: no escapes, no
@@ -68,14 +64,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_takes_pm2s_units_only() {
+    fn memory_takes_units_of_1024() {
         let table = [
             ("100", Some(100)),
             ("2K", Some(2048)),
             ("150M", Some(150 << 20)),
             ("1G", Some(1 << 30)),
-            ("100MB", None),
-            ("100m", None),
+            ("100MB", Some(100 << 20)),
+            ("100m", Some(100 << 20)),
+            ("1T", None),
+            ("1.5G", None),
+            ("10 M", None),
+            ("+1", None),
             ("-1M", None),
             ("M", None),
             ("", None),
