@@ -13,6 +13,7 @@ pub mod notify;
 pub mod pidfd;
 pub mod proc;
 pub mod reuseport;
+pub mod scope;
 pub mod socket;
 pub mod spawn;
 pub mod subreaper;
