@@ -50,6 +50,17 @@ answering_pids() { # URL COUNT: which processes answered
     inside bash -c 'for ((i = 0; i < $2; i++)); do curl -sS --max-time 5 "$1"; echo; done' _ "$1" "$2" | sort -u
 }
 
+load_begins() { # URL: requests without end, and without retries, from now on
+    inside node /srv/apps/load.js "$1" >"$output/load" 2>&1 &
+    loading=$!
+    eventually 10 grep -q loading "$output/load"
+}
+load_ends() { # what became of them is left in $load, as JSON
+    inside pkill -INT -f /srv/apps/load.js
+    wait "$loading"
+    load=$(tail -n1 "$output/load")
+}
+
 # ---- insisting ----
 
 die() { echo "expected: $*"; return 1; }
