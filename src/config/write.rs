@@ -62,8 +62,10 @@ pub fn to_entry(spec: &AppSpec) -> Map<String, Value> {
     log(spec, &mut entry);
     watch(spec, &mut entry);
     // What is only shown comes back as it was given; what the spec itself holds has been written above.
-    let shown_only =
-        |key: &str| keys::is_named_env(key) || keys::find(key).is_some_and(|key| key.effect != Effect::Applied);
+    let shown_only = |key: &str| match keys::find(key) {
+        Some(key) => key.effect == Effect::Kept,
+        None => keys::is_named_env(key),
+    };
     entry.extend(spec.extra.iter().filter(|(key, _)| shown_only(key)).map(|(key, value)| (key.clone(), value.clone())));
     entry
 }
