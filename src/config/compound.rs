@@ -19,7 +19,7 @@ pub(super) fn check_probe(value: &Value) -> Result<Value, String> {
     };
     let mut probe = Map::new();
     let mut ways = 0;
-    for (name, value) in written {
+    for (name, value) in written.iter().filter(|(_, value)| !value.is_null()) {
         let checked = match name.as_str() {
             "http" => kind::text(value).filter(|url| url.starts_with("http://")).map(|url| json!(url)),
             "tcp" => kind::text(value).filter(|address| !address.is_empty()).map(|address| json!(address)),
@@ -42,7 +42,7 @@ pub(super) fn check_rotate(value: &Value) -> Result<Value, String> {
         _ => return Err("boolean or object".to_owned()),
     };
     let mut rotate = Map::new();
-    for (name, value) in written {
+    for (name, value) in written.iter().filter(|(_, value)| !value.is_null()) {
         let checked = match name.as_str() {
             "enabled" | "compress" => value.as_bool().map(Value::Bool),
             // Below a page of text a log would be all rotation.
