@@ -2,7 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "bus/contract.rs"]
+mod contract;
 #[path = "bus/daemon.rs"]
 mod daemon;
+#[path = "bus/hostile.rs"]
+mod hostile;
+#[path = "bus/message_bus.rs"]
+mod message_bus;
 #[path = "bus/private.rs"]
 mod private;

@@ -135,6 +135,18 @@ impl Client {
         &self.connection
     }
 
+    /// Asks to be sent signals. On a bus that is what a subscription does by itself; on a private socket, which has no
+    /// subscriptions, they come from the time on that the client has looked at an object: this looks at the manager.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when the daemon has gone.
+    pub async fn hear_signals(&self) -> Result<(), Error> {
+        if !self.connection.is_bus() {
+            self.manager.version().await?;
+        }
+        Ok(())
+    }
+
     /// Waits for a job's end.
     ///
     /// # Errors

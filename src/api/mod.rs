@@ -42,7 +42,12 @@
 //! | Ping | | `s` `pong` |
 //!
 //! Properties: `Version` s, `Mode` s (`system`, `user`, `private`), `Pid` u, `Home` s, `Apps` u, `Processes` u, `Online` u.
-//! Signals: `ProcessEvent(u process, s name, s event, b manually, t at)`, `JobNew(o)`, `JobRemoved(o, s result)`.
+//! Signals: `ProcessEvent(u process, s name, s event, b manually, t at)`, `JobNew(o)`, `JobRemoved(o, s result)` (at its
+//! end; its object stays for a minute).
+//!
+//! A private socket has no subscriptions: its client is sent all signals, from the time on that it has read a property,
+//! asked for the managed objects or introspected. A command that only asks for something is thus not told of a
+//! thousand processes.
 //!
 //! # org.pm2rs1.App, Process, Job
 //!
@@ -52,7 +57,8 @@
 //! `Pid` u, `Restarts` u, `UnstableRestarts` u, `StartedAt` t, `CreatedAt` t (ms since the epoch, 0 for none),
 //! `ExitCode` i (-1 for none), `ExitSignal` s, `Reason` s (why it is not running, or what is amiss); Stop, Restart, Reload,
 //! Delete () -> o; SendSignal (s); GetEnvironment () -> a{ss}.
-//! Job: `Id` u, `Kind` s, `Target` s, `State` s (`running`, `done`, `failed`, `cancelled`), `Done` u, `Total` u, `Message` s;
+//! Job: `Id` u, `Kind` s, `Target` s, `State` s (`running`, `done`, `failed`, `cancelled`), `Done` u, `Total` u, `Message` s
+//! (`Target` and `Message` for who asked and root only, and in no signal);
 //! Wait () -> (s state, s message, as warnings); Cancel ().
 
 mod client;

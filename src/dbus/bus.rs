@@ -57,7 +57,6 @@ impl std::fmt::Display for Bus {
 pub(super) struct Served {
     peer: Arc<Peer>,
     calls: zbus::MessageStream,
-    news: tokio::sync::broadcast::Receiver<super::News>,
 }
 
 /// Connects, lets calls arrive, takes the name.
@@ -66,10 +65,10 @@ pub(super) async fn connect(shared: &Shared, bus: &Bus) -> Result<Served, ServeE
         let connection = bus.builder().build().await?;
         let peer = Arc::new(Peer::bus(connection, *bus == Bus::System));
         let calls = calls(&peer).await?;
-        let news = shared.news.subscribe();
+        peer.subscribe(&shared.signals);
         let name = RequestNameFlags::DO_NOT_QUEUE;
         match peer.connection().request_name_with_flags(BUS_NAME, name).await? {
-            RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => Ok(Served { peer, calls, news }),
+            RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => Ok(Served { peer, calls }),
             RequestNameReply::InQueue | RequestNameReply::Exists => Err(zbus::Error::NameTaken),
         }
     };
@@ -83,7 +82,7 @@ pub(super) async fn connect(shared: &Shared, bus: &Bus) -> Result<Served, ServeE
 /// Serves, and comes back when the bus has gone. Ends with the task.
 pub(super) async fn keep(shared: Arc<Shared>, bus: Bus, mut served: Served) {
     loop {
-        serve(&shared, &served.peer, served.calls, served.news).await;
+        serve(&shared, &served.peer, served.calls).await;
         if bus == Bus::System {
             shared.polkit.reach_over(None);
         }

@@ -34,6 +34,8 @@ pub(super) struct Call<'c> {
 
 /// Answers a call on its connection. Whether the answer could be sent shows to the connection's reader, not here.
 pub(super) async fn answer(shared: &Shared, peer: &Peer, in_hand: InHand, message: &Message) {
+    shared.in_hand.send_modify(|count| *count += 1);
+    let _counted = Counted(&shared.in_hand);
     let header = message.header();
     let answer = match header.member() {
         Some(member) => {
@@ -44,6 +46,15 @@ pub(super) async fn answer(shared: &Shared, peer: &Peer, in_hand: InHand, messag
         None => Err(fdo::Error::UnknownMethod("the call names no method".to_owned()).into()),
     };
     send(peer, &header, answer).await;
+}
+
+/// A call that counts as being answered until this is dropped.
+struct Counted<'c>(&'c watch::Sender<usize>);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// Sends an answer, if the caller wants one.
@@ -101,16 +112,16 @@ impl Call<'_> {
         match (self.member, object) {
             ("Introspect", _) if standard("org.freedesktop.DBus.Introspectable") => {
                 self.expect("")?;
-                self.peer.looks_at_objects();
+                self.peer.subscribe(&self.shared.signals);
                 self.reply(&interfaces::document(object, &children.unwrap_or_default()))
             }
             ("Get" | "GetAll" | "Set", Some(object)) if standard("org.freedesktop.DBus.Properties") => {
-                self.peer.looks_at_objects();
+                self.peer.subscribe(&self.shared.signals);
                 self.properties(object).await
             }
             ("GetManagedObjects", Some(Object::Manager)) if standard("org.freedesktop.DBus.ObjectManager") => {
                 self.expect("")?;
-                self.peer.looks_at_objects();
+                self.peer.subscribe(&self.shared.signals);
                 self.managed_objects().await
             }
             _ => {

@@ -1,7 +1,7 @@
 //! Serves `api` on message buses and on private sockets, and decides who may.
 //!
 //! ```text
-//!  daemon ──Change──▶ follow ──▶ Tree ──News──▶ connection ──signals──▶ bus or private peer
+//!  daemon ──Change──▶ follow ──▶ Tree ─signals▶ connection ──signals──▶ bus or private peer
 //!                                  ▲                │
 //!  daemon ◀──Request (with the caller's uid)── call ◀──method calls──────┘
 //! ```
@@ -25,10 +25,13 @@ mod tree;
 mod wire;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
+use zbus::Message;
 
 pub use bus::Bus;
 pub use private::Access;
@@ -39,10 +42,10 @@ use crate::core::Uid;
 use crate::daemon::{Caller, Change, Handle, What};
 use authority::Polkit;
 use peer::locked;
-use tree::{News, Tree};
+use tree::Tree;
 
 /// Signals kept for a connection that does not take them; then it has missed some.
-const NEWS_KEPT: usize = 1024;
+const SIGNALS_KEPT: usize = 1024;
 /// Changes taken in at a time, before they are announced.
 const CHANGES_AT_ONCE: usize = 1024;
 
@@ -86,10 +89,13 @@ pub enum ServeError {
 struct Shared {
     handle: Handle,
     tree: Mutex<Tree>,
-    news: broadcast::Sender<News>,
+    signals: broadcast::Sender<Message>,
     /// Counts announcements: whoever waits for something in the tree looks again.
     turns: watch::Sender<u64>,
     polkit: Polkit,
+    /// Calls that are being answered, on all connections.
+    in_hand: watch::Sender<usize>,
+    closing: AtomicBool,
 }
 
 /// The serving side. Ends with its drop: connections are closed, names given back.
@@ -106,10 +112,12 @@ impl Server {
     /// [`ServeError::Daemon`] when the loop does not answer.
     pub async fn start(handle: Handle, info: ManagerInfo) -> Result<Server, ServeError> {
         let changes = handle.changes();
-        let (news, _) = broadcast::channel(NEWS_KEPT);
+        let (signals, _) = broadcast::channel(SIGNALS_KEPT);
         let (turns, _) = watch::channel(0);
         let tree = Mutex::new(Tree::new(info));
-        let shared = Arc::new(Shared { handle, tree, news, turns, polkit: Polkit::new() });
+        let (in_hand, _) = watch::channel(0);
+        let closing = AtomicBool::new(false);
+        let shared = Arc::new(Shared { handle, tree, signals, turns, polkit: Polkit::new(), in_hand, closing });
         shared.take_snapshot().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Arc::clone(&shared), changes));
@@ -136,6 +144,15 @@ impl Server {
         Ok(())
     }
 
+    /// Lets what is being answered be answered, for `patience` at most, then ends. Who waits for a job that has not
+    /// ended learns that the daemon is shutting down.
+    pub async fn shutdown(self, patience: Duration) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        self.shared.turns.send_modify(|turns| *turns += 1);
+        let mut in_hand = self.shared.in_hand.subscribe();
+        let _ = tokio::time::timeout(patience, in_hand.wait_for(|count| *count == 0)).await;
+    }
+
     /// Serves one connected private stream.
     pub fn serve_stream(&mut self, stream: tokio::net::UnixStream) {
         let shared = Arc::clone(&self.shared);
@@ -154,10 +171,10 @@ impl Shared {
 
     /// Sends out what has changed in the tree.
     fn announce(&self) {
-        let news = locked(&self.tree).announce();
-        for news in news {
+        let signals = locked(&self.tree).announce();
+        for signal in signals {
             // An error means that nobody is connected.
-            let _ = self.news.send(news);
+            let _ = self.signals.send(signal);
         }
         self.turns.send_modify(|turns| *turns += 1);
     }

@@ -1,6 +1,7 @@
 //! What each method does: reads its arguments, asks the daemon, answers. Whoever adds a method adds an arm here and
 //! a line to the table in `interfaces.rs`, the XML and the proxy; a test holds the four together.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use zbus::{BoxDBusError, OwnedFd, fdo};
@@ -159,7 +160,7 @@ async fn wait(call: &Call<'_>, id: u32) -> Answer {
         if let Some(ended) = ended {
             return call.reply(&ended);
         }
-        if turns.changed().await.is_err() {
+        if call.shared.closing.load(Ordering::Relaxed) || turns.changed().await.is_err() {
             return Err(Error::ShuttingDown.into_bus());
         }
     }

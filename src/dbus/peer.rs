@@ -5,14 +5,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use zbus::Connection;
+use tokio::sync::{Notify, broadcast};
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
 use zbus::names::BusName;
 use zbus::proxy::CacheProperties;
+use zbus::{Connection, Message};
 
 use super::authority::Asker;
 use crate::api::Error;
@@ -35,13 +35,21 @@ pub(super) struct Peer {
     connection: Connection,
     kind: Kind,
     in_hand: Mutex<Counts>,
-    reads_tree: AtomicBool,
+    subscription: Mutex<Subscription>,
+    subscribed: Notify,
 }
 
 #[derive(Debug)]
 enum Kind {
     Bus { polkit_knows_names: bool, known: Mutex<Known> },
     Private { uid: u32, pid: u32 },
+}
+
+/// Signals on their way from the first look to the connection's loop.
+#[derive(Debug, Default)]
+struct Subscription {
+    made: bool,
+    signals: Option<broadcast::Receiver<Message>>,
 }
 
 /// Calls in hand, by sender and, once that is known, by user.
@@ -61,16 +69,16 @@ struct Known {
 impl Peer {
     /// A message bus; `system` when it is the one that polkit is on too.
     pub(super) fn bus(connection: Connection, system: bool) -> Peer {
-        Peer::new(connection, Kind::Bus { polkit_knows_names: system, known: Mutex::default() }, true)
+        Peer::new(connection, Kind::Bus { polkit_knows_names: system, known: Mutex::default() })
     }
 
     /// The process that connected to a private socket.
     pub(super) fn private(connection: Connection, uid: u32, pid: u32) -> Peer {
-        Peer::new(connection, Kind::Private { uid, pid }, false)
+        Peer::new(connection, Kind::Private { uid, pid })
     }
 
-    fn new(connection: Connection, kind: Kind, reads_tree: bool) -> Peer {
-        Peer { connection, kind, in_hand: Mutex::default(), reads_tree: AtomicBool::new(reads_tree) }
+    fn new(connection: Connection, kind: Kind) -> Peer {
+        Peer { connection, kind, in_hand: Mutex::default(), subscription: Mutex::default(), subscribed: Notify::new() }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -81,14 +89,21 @@ impl Peer {
         matches!(self.kind, Kind::Bus { .. })
     }
 
-    /// Notes that the peer has looked at objects, so that it is told of their changes from now on. A private peer has
-    /// no match rules to say so, and a command that only starts something need not hear of a thousand processes.
-    pub(super) fn looks_at_objects(&self) {
-        self.reads_tree.store(true, Ordering::Relaxed);
+    /// Notes that the peer looks at an object, so that it is told of changes from now on. A private peer has no match
+    /// rules to say so, and a command that only starts something need not hear of a thousand processes.
+    pub(super) fn subscribe(&self, signals: &broadcast::Sender<Message>) {
+        let mut subscription = locked(&self.subscription);
+        if !subscription.made {
+            subscription.made = true;
+            subscription.signals = Some(signals.subscribe());
+            self.subscribed.notify_one();
+        }
     }
 
-    pub(super) fn hears_of_objects(&self) -> bool {
-        self.reads_tree.load(Ordering::Relaxed)
+    /// The signals since the peer looked at an object; returns once it has, and only once.
+    pub(super) async fn subscription(&self) -> Option<broadcast::Receiver<Message>> {
+        self.subscribed.notified().await;
+        locked(&self.subscription).signals.take()
     }
 
     /// Who sent this call.

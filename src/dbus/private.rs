@@ -120,10 +120,9 @@ pub(super) async fn serve_stream(shared: &Arc<Shared>, stream: UnixStream) {
     };
     let peer = Arc::new(Peer::private(connection, credentials.uid(), pid));
     let Ok(calls) = calls(&peer).await else { return };
-    let news = shared.news.subscribe();
     gate.open();
     tokio::select! {
-        () = serve(shared, &peer, calls, news) => {}
+        () = serve(shared, &peer, calls) => {}
         () = gate.broken() => {}
     }
 }

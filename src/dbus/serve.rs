@@ -1,6 +1,6 @@
 //! The loop of one connection.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,13 @@ use zbus::message::Type;
 use zbus::{MatchRule, Message, MessageStream};
 
 use super::peer::{Peer, locked};
-use super::tree::News;
 use super::{Shared, call};
 use crate::api::Error;
 
 /// Calls that wait to be looked at; then the socket is not read any more, which holds the peer back.
 const CALLS_QUEUED: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 /// Signals written at a time.
-const NEWS_AT_ONCE: usize = 256;
+const SIGNALS_AT_ONCE: usize = 256;
 /// How long a peer may take to read what is written to it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,7 +30,8 @@ pub(super) async fn calls(peer: &Peer) -> zbus::Result<MessageStream> {
 }
 
 /// Serves a connection until it ends: by the peer's going, or by its not keeping up.
-pub(super) async fn serve(shared: &Arc<Shared>, peer: &Arc<Peer>, mut calls: MessageStream, mut news: Receiver<News>) {
+pub(super) async fn serve(shared: &Arc<Shared>, peer: &Arc<Peer>, mut calls: MessageStream) {
+    let mut signals: Option<Receiver<Message>> = None;
     // What is being answered ends with the connection: nobody is there to read it.
     let mut answers = JoinSet::new();
     loop {
@@ -50,17 +50,18 @@ pub(super) async fn serve(shared: &Arc<Shared>, peer: &Arc<Peer>, mut calls: Mes
                 }
             }
             Some(_) = answers.join_next() => {}
-            first = news.recv() => {
-                let signals = match first {
-                    Ok(first) => batch(peer, first, &mut news),
+            subscription = peer.subscription(), if signals.is_none() => signals = subscription,
+            first = next_signal(&mut signals) => {
+                let sending = match first {
+                    Ok(first) => batch(first, signals.as_mut()),
                     // Behind a bus are others than the one that was slow: they are told of everything again.
                     Err(RecvError::Lagged(_)) if peer.is_bus() => {
-                        news = shared.news.subscribe();
+                        signals = Some(shared.signals.subscribe());
                         locked(&shared.tree).announce_all()
                     }
                     Err(RecvError::Lagged(_) | RecvError::Closed) => return,
                 };
-                let sent = tokio::time::timeout(PATIENCE, peer.connection().send_all(&signals)).await;
+                let sent = tokio::time::timeout(PATIENCE, peer.connection().send_all(&sending)).await;
                 if !matches!(sent, Ok(Ok(()))) {
                     return;
                 }
@@ -70,17 +71,19 @@ pub(super) async fn serve(shared: &Arc<Shared>, peer: &Arc<Peer>, mut calls: Mes
     }
 }
 
-/// The signals at hand that this peer is to hear.
-fn batch(peer: &Peer, first: News, news: &mut Receiver<News>) -> Vec<Message> {
-    let mut signals = Vec::new();
-    let mut next = Some(first);
-    while let Some(item) = next {
-        match item {
-            News::Manager(signal) => signals.push(signal),
-            News::Objects(signal) if peer.hears_of_objects() => signals.push(signal),
-            News::Objects(_) => {}
-        }
-        next = if signals.len() < NEWS_AT_ONCE { news.try_recv().ok() } else { None };
+/// The next signal for a peer that hears them; nothing ever for one that does not.
+async fn next_signal(signals: &mut Option<Receiver<Message>>) -> Result<Message, RecvError> {
+    match signals {
+        Some(signals) => signals.recv().await,
+        None => pending().await,
+    }
+}
+
+/// The signals at hand, as far as they are written in one go.
+fn batch(first: Message, rest: Option<&mut Receiver<Message>>) -> Vec<Message> {
+    let mut signals = vec![first];
+    if let Some(rest) = rest {
+        signals.extend(std::iter::from_fn(|| rest.try_recv().ok()).take(SIGNALS_AT_ONCE - 1));
     }
     signals
 }

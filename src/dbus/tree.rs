@@ -36,15 +36,6 @@ impl Object {
 /// Names and values, always in the same order for the same kind of object.
 pub(super) type Properties = Vec<(&'static str, Variant<'static>)>;
 
-/// A signal to be sent, and to whom.
-#[derive(Debug, Clone)]
-pub(super) enum News {
-    /// The manager's own signals.
-    Manager(Message),
-    /// Objects that appear, change or go.
-    Objects(Message),
-}
-
 /// What does not change while the daemon runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagerInfo {
@@ -191,12 +182,12 @@ impl Tree {
 
     /// The signals that tell of what happened since the last call. An object that changed ten times meanwhile is
     /// told of once.
-    pub(super) fn announce(&mut self) -> Vec<News> {
+    pub(super) fn announce(&mut self) -> Vec<Message> {
         let mut news = Vec::new();
         for (object, before) in std::mem::take(&mut self.touched) {
             let now = self.now(object);
             if let Object::Job(_) = object {
-                news.extend(job_signals(before.as_ref(), now.as_ref()).map(News::Manager));
+                news.extend(job_signals(before.as_ref(), now.as_ref()));
             }
             let signal = match (before, now) {
                 (None, Some(now)) => added(object, &now.path, &now.properties),
@@ -207,13 +198,13 @@ impl Tree {
                 }
                 (None, None) => None,
             };
-            news.extend(signal.map(News::Objects));
+            news.extend(signal);
         }
         let counts = self.manager_counts();
         let changed = counts.iter().zip(&self.counts).filter(|(now, before)| now != before).map(|(now, _)| now);
-        news.extend(changed_signal(Object::Manager, &manager_path(), changed).map(News::Objects));
+        news.extend(changed_signal(Object::Manager, &manager_path(), changed));
         self.counts = counts;
-        news.extend(std::mem::take(&mut self.events).into_iter().map(News::Manager));
+        news.extend(std::mem::take(&mut self.events));
         news
     }
 

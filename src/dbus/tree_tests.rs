@@ -55,9 +55,8 @@ fn job(id: u32, state: JobState) -> JobView {
 }
 
 /// Member, path and body of each signal, as text.
-fn told(news: &[News]) -> Vec<String> {
-    let describe = |news: &News| {
-        let (News::Manager(message) | News::Objects(message)) = news;
+fn told(signals: &[Message]) -> Vec<String> {
+    let describe = |message: &Message| {
         let header = message.header();
         let body = message.body();
         let body: zbus::wire::Structure<'_> = body.deserialize().unwrap_or_else(|_| {
@@ -66,7 +65,7 @@ fn told(news: &[News]) -> Vec<String> {
         });
         format!("{} {} {}", header.member().unwrap(), header.path().unwrap(), Variant::from(body))
     };
-    news.iter().map(describe).collect()
+    signals.iter().map(describe).collect()
 }
 
 #[test]

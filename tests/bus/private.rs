@@ -9,7 +9,7 @@ use pm2rs::daemon::Change;
 use pm2rs::dbus::{Access, ServeError};
 use zbus::fdo;
 
-use crate::daemon::{Daemon, SOMEBODY_ELSE, app_of, connect, job, me, process, within};
+use crate::daemon::{DEADLINE, Daemon, SOMEBODY_ELSE, app_of, connect, job, me, process, within};
 
 #[tokio::test]
 async fn a_request_reaches_the_loop_with_the_kernels_word_on_who_asks() {
@@ -163,12 +163,12 @@ async fn who_has_looked_is_told_what_changes() {
 }
 
 #[tokio::test]
-async fn the_managers_signals_need_no_looking() {
+async fn the_managers_signals_come_to_who_asked_for_them() {
     let daemon = Daemon::of_two();
     let (_server, client) = daemon.connected().await;
     let mut events = client.manager().receive_process_event().await.unwrap();
     let mut ends = client.manager().receive_job_removed().await.unwrap();
-    client.manager().ping().await.unwrap();
+    client.hear_signals().await.unwrap();
     let event = Change::Event { process: 0, name: "api".into(), event: "online".into(), manually: true, at: 1_234_567 };
     daemon.tell(event);
     let signal = within(next(&mut events)).await;
@@ -191,8 +191,11 @@ async fn what_is_only_asked_about_once_sends_no_signals() {
         daemon.tell(Change::ProcessRemoved(id));
     }
     daemon.tell(Change::Event { process: 0, name: "a".into(), event: "exit".into(), manually: true, at: 1 });
+    assert_eq!(client.manager().resolve(&["50"]).await, Ok(vec![50]));
+    client.hear_signals().await.unwrap();
+    daemon.tell(Change::Event { process: 0, name: "a".into(), event: "online".into(), manually: true, at: 1 });
     let first = within(next(&mut signals)).await.unwrap();
-    assert_eq!(first.header().member().unwrap().as_str(), "ProcessEvent");
+    assert_eq!(first.body().deserialize::<(u32, String, String, bool, u64)>().unwrap().2, "online");
 }
 
 #[tokio::test]
@@ -290,4 +293,32 @@ where
 {
     let item = std::future::poll_fn(|context| std::pin::Pin::new(&mut *stream).poll_next(context)).await;
     item.expect("the stream has ended")
+}
+
+#[tokio::test]
+async fn who_waits_is_answered_before_the_server_goes() {
+    let daemon = Daemon::of_two();
+    let (server, client) = daemon.connected().await;
+    for (id, state) in [(1, JobState::Running), (2, JobState::Running)] {
+        daemon.tell(Change::Job(job(id, "kill", me(), state)));
+    }
+    let job_two = client.job(&names::job_path(2)).await.unwrap();
+    while job_two.state().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let wait = |id| {
+        let client = client.clone();
+        tokio::spawn(async move { client.wait(&names::job_path(id)).await })
+    };
+    let (first, second) = (wait(1), wait(2));
+    // Both are waiting once a later call of theirs is answered.
+    client.manager().ping().await.unwrap();
+    daemon.tell(Change::Job(job(1, "kill", me(), JobState::Done)));
+    while client.job(&names::job_path(1)).await.unwrap().state().await.unwrap() == "running" {
+        tokio::task::yield_now().await;
+    }
+    within(server.shutdown(DEADLINE)).await;
+    assert_eq!(first.await.unwrap().unwrap().state, JobState::Done);
+    assert_eq!(second.await.unwrap(), Err(Error::ShuttingDown));
+    within(client.connection().closed()).await;
 }
