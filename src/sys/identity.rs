@@ -224,9 +224,9 @@ fn take_on(who: &Identity) -> io::Result<()> {
     drop_capabilities()
 }
 
-/// Empties the calling thread's capability sets. setfsuid(2) takes away only those about files, and not even these
-/// when SECBIT_NO_SETUID_FIXUP is set (capabilities(7)).
-fn drop_capabilities() -> io::Result<()> {
+/// Empties the calling thread's capability sets. setfsuid(2) takes away only those about files, setresuid(2) leaves the
+/// inheritable ones, and SECBIT_NO_SETUID_FIXUP keeps them all (capabilities(7)). Safe to call between fork and exec.
+pub(super) fn drop_capabilities() -> io::Result<()> {
     /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: two 32-bit words a set.
     const VERSION_3: u32 = 0x2008_0522;
     #[repr(C)]

@@ -13,7 +13,7 @@ use std::ptr;
 use libc::{c_char, c_int, c_uint};
 
 use super::Stage;
-use crate::sys::identity::Identity;
+use crate::sys::identity::{Identity, drop_capabilities};
 use crate::sys::pidfd;
 use crate::sys::ulimits::Limit;
 
@@ -404,8 +404,12 @@ fn become_user(credentials: &Credentials) -> Result<(), Failure> {
     unsafe {
         step(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()), Stage::Groups)?;
         step(libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid), Stage::Groups)?;
-        step(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid), Stage::User)
+        step(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid), Stage::User)?;
     }
+    if *uid != 0 && drop_capabilities().is_err() {
+        return Err(Failure(Stage::User));
+    }
+    Ok(())
 }
 
 /// Writes a number and a NUL.
