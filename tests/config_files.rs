@@ -475,6 +475,16 @@ fn a_missing_environment_is_warned_of_and_goes_on() {
 }
 
 #[test]
+fn a_cluster_of_package_managers_is_warned_of() {
+    let project = Project::new(&[("npm", "#!/usr/bin/env node\n"), ("app.js", "")]);
+    let warnings = |target: &str, instances: &str| {
+        let options = CliOverrides { instances: Some(instances.into()), ..CliOverrides::default() };
+        resolve_script(target, vec![], &options, &project.caller).unwrap().warnings.len()
+    };
+    assert_eq!([warnings("./npm", "4"), warnings("./npm", "1"), warnings("app.js", "max")], [1, 0, 0]);
+}
+
+#[test]
 fn the_version_is_the_nearest_packages() {
     let project = Project::new(&[
         ("package.json", r#"{ "version": "1.0.0" }"#),

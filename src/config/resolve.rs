@@ -261,7 +261,19 @@ impl<'a> Resolver<'a> {
             None if node && self.keys.contains_key("instances") => ExecMode::Cluster,
             None => ExecMode::Fork,
         };
+        self.warn_of_package_manager(&found.path, exec_mode);
         Ok((found, choice, exec_mode))
+    }
+
+    /// npm and its like start the app as a child of theirs, which is no cluster worker: several of them want one port.
+    fn warn_of_package_manager(&mut self, script: &Path, mode: ExecMode) {
+        let name = script.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let one = matches!(self.keys.get("instances").and_then(Value::as_i64), None | Some(1));
+        if mode == ExecMode::Cluster && !one && matches!(name, "npm" | "npx" | "yarn" | "pnpm") {
+            self.warn(&format!(
+                "`{name}` starts the app as its child, which shares no port: name the app's own script"
+            ));
+        }
     }
 
     /// The mode that was asked for in so many words.
