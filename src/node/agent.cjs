@@ -19,11 +19,13 @@ function start() {
   const sockets = new Set();
   const sessions = new Set();
   let draining = false;
+  let held = null;
 
   process.on('internalMessage', (message) => {
     if (message?.cmd !== 'NODE_PM2RS') return;
     if (message.act === 'ping') report({ act: 'pong', seq: message.seq });
     if (message.act === 'drain') drain(Number(message.timeout) || 0);
+    if (message.act === 'held') for (const port of message.ports) held?.add(port);
   });
 
   const listen = net.Server.prototype.listen;
@@ -42,6 +44,7 @@ function start() {
       return getServer.call(this, server, options, callback);
     };
     surviveTheSupervisor(cluster.worker);
+    held = hideHeldPorts(net);
   }
   report({ act: 'hello' });
 
@@ -69,6 +72,8 @@ function start() {
   }
 
   function onListening() {
+    held?.show();
+    held = null;
     const address = this.address();
     if (typeof address === 'string') report({ act: 'listening', address, port: -1 });
     else if (address) report({ act: 'listening', address: address.address, port: address.port });
@@ -88,8 +93,10 @@ function start() {
       let left = 0;
       for (const server of servers) left += server._connections || 0;
       const ms = Date.now() - began;
-      if (left > 0 && ms < timeout) setTimeout(look, 15);
-      else report({ act: 'drained', left, ms });
+      if (left > 0 && ms < timeout) return setTimeout(look, 15);
+      report({ act: 'drained', left, ms });
+      // An app that closes its server when the signal comes may end by itself then; the channel would keep it alive.
+      if (servers.size > 0) process.channel?.unref();
     };
     // Connections that the kernel had handed over already become visible in the loop's next turn.
     setImmediate(look);
@@ -169,6 +176,35 @@ function surviveTheSupervisor(worker) {
   process.prependOnceListener('disconnect', () => {
     if (!meant) worker.exitedAfterDisconnect = true;
   });
+}
+
+// The supervisor keeps an app's sockets while workers come and go, so a connection to its port succeeds though no worker
+// is there yet. Programs that try to connect to learn whether their port is free (`serve` does) must find it free, as
+// they would after a plain restart. Ends with the worker's first server.
+function hideHeldPorts(net) {
+  const ports = new Set();
+  const { connect } = net.Socket.prototype;
+  const hiding = function (...args) {
+    const [first, second] = Array.isArray(args[0]) ? args[0] : args;
+    const { port, host = 'localhost', path } = first !== null && typeof first === 'object' ? first : { port: first, host: second };
+    if (path || !ports.has(Number(port)) || !isLoopback(host)) return connect.apply(this, args);
+    const error = new Error(`connect ECONNREFUSED ${host}:${port}`);
+    Object.assign(error, { errno: -111, code: 'ECONNREFUSED', syscall: 'connect', address: host, port: Number(port) });
+    process.nextTick(() => this.destroy(error));
+    return this;
+  };
+  net.Socket.prototype.connect = hiding;
+  return {
+    add: (port) => ports.add(port),
+    show() {
+      ports.clear();
+      if (net.Socket.prototype.connect === hiding) net.Socket.prototype.connect = connect;
+    },
+  };
+}
+
+function isLoopback(host) {
+  return typeof host !== 'string' || /^(localhost|127\..*|0\.0\.0\.0|::1?)$/.test(host);
 }
 
 // child_process.fork() passes execArgv on; what the app starts is not ours.

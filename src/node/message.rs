@@ -225,6 +225,11 @@ pub(super) fn ping() -> Vec<u8> {
     line(&json!({ "cmd": PRIVATE, "act": "ping" }))
 }
 
+/// Tells the agent on which ports the supervisor holds sockets of its app.
+pub(super) fn held(ports: &[u16]) -> Vec<u8> {
+    line(&json!({ "cmd": PRIVATE, "act": "held", "ports": ports }))
+}
+
 /// Has the agent drain.
 pub(super) fn drain(timeout_ms: u64) -> Vec<u8> {
     line(&json!({ "cmd": PRIVATE, "act": "drain", "timeout": timeout_ms }))

@@ -211,6 +211,7 @@ impl Task {
             self.listeners.all.remove(&id);
             return Err(bind::errno(&error));
         }
+        self.tell_held(app);
         Ok(id)
     }
 

@@ -21,7 +21,7 @@ use super::query::Opening;
 use super::worker::{Drain, Worker};
 use crate::core::{AppId, ProcessId, WorkerId};
 use crate::sys::epoll::{Epoll, Interest, Readiness};
-use crate::sys::socket;
+use crate::sys::socket::{self, Kind};
 
 /// Beyond a drain's own time, for the answer to arrive.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
@@ -252,7 +252,7 @@ impl Task {
     }
 
     fn attach(&mut self, attachment: Attachment) {
-        let Attachment { worker: id, process, app, instance: _, identity, cluster, balance, agent: _, channel } =
+        let Attachment { worker: id, process, app, instance: _, identity, cluster, balance, agent, channel } =
             attachment;
         let channel = match Channel::new(channel) {
             Ok(channel) => channel,
@@ -271,6 +271,7 @@ impl Task {
             balance,
             channel: Some(channel),
             ended: false,
+            agent_loaded: agent && cluster,
             agent: false,
             online: false,
             holds: BTreeMap::new(),
@@ -282,9 +283,9 @@ impl Task {
             hung: false,
             draining: None,
             terminating: false,
-            dropped: 0,
         };
         self.workers.insert(id, worker);
+        self.tell_held(app);
     }
 
     fn told(&mut self, ready: Readiness) {
@@ -402,14 +403,23 @@ impl Task {
     }
 
     fn send_message(&mut self, id: WorkerId, message: &Value) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
         match message::user(message) {
             Some(line) if line.len() <= MESSAGE_LIMIT => self.write(id, line, None),
             refused => {
-                worker.dropped += 1;
                 let bytes = refused.map_or(0, |line| line.len());
                 tracing::warn!(worker = id.0, bytes, "message not sent: Node's own kind, or too long");
             }
+        }
+    }
+
+    /// Workers that have no server yet are to find the app's ports free though its sockets are there.
+    pub(super) fn tell_held(&mut self, app: AppId) {
+        let stream = self.listeners.of_app(app).filter(|(_, listener)| listener.kind == Kind::Stream);
+        let ports: Vec<u16> = stream.filter_map(|(_, listener)| listener.inet()).map(|a| a.port()).collect();
+        let starting = self.workers.iter().filter(|(_, w)| w.app == app && w.agent_loaded && w.announced.is_empty());
+        let starting: Vec<_> = starting.map(|(worker, _)| *worker).collect();
+        for worker in starting.into_iter().filter(|_| !ports.is_empty()) {
+            self.write(worker, message::held(&ports), None);
         }
     }
 

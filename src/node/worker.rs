@@ -25,6 +25,8 @@ pub(super) struct Worker {
     pub channel: Option<Channel>,
     /// The worker writes no more; what it wrote is still to be read.
     pub ended: bool,
+    /// The agent was loaded into it.
+    pub agent_loaded: bool,
     /// The agent has said hello.
     pub agent: bool,
     pub online: bool,
@@ -44,8 +46,6 @@ pub(super) struct Worker {
     pub draining: Option<Drain>,
     /// It has been told to end.
     pub terminating: bool,
-    /// Lost since this worker came; messages for it that were dropped.
-    pub dropped: u64,
 }
 
 /// A handle that a worker has.
