@@ -2,6 +2,8 @@
 //!
 //! Owns every look-up of accounts and the switch of a thread's filesystem credentials. Must never change the
 //! credentials of the whole process: the daemon stays what it is, only one short-lived thread becomes somebody else.
+//!
+//! Looking up an account asks whom nsswitch.conf(5) names; where that is a server, it may block for seconds.
 
 use std::ffi::CString;
 use std::io;

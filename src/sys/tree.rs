@@ -112,7 +112,10 @@ impl Tree {
     pub fn kill_all(&self) -> io::Result<()> {
         if let Tree::Cgroup(cgroup) = self {
             match cgroup.kill() {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => (),
+                // An old kernel, or a group that is not ours though its processes are.
+                Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+                    ()
+                }
                 other => return other,
             }
         }

@@ -125,11 +125,10 @@ impl Spawn {
             move |source: io::Error| SpawnError::of_parent(stage, &about, &source)
         };
         let (report, report_end) = pipe().map_err(cannot(Stage::Prepare))?;
-        let (hold_end, hold) = pipe().map_err(cannot(Stage::Prepare))?;
-        let hold = self.hold.then_some(hold);
-        let plan = self
-            .plan(report_end.as_fd(), hold.is_some().then_some(hold_end.as_fd()))
-            .map_err(cannot(Stage::Prepare))?;
+        let hold = self.hold.then(pipe).transpose().map_err(cannot(Stage::Prepare))?;
+        let (hold_end, hold) = hold.unzip();
+        let plan = self.plan(report_end.as_fd(), hold_end.as_ref().map(OwnedFd::as_fd));
+        let plan = plan.map_err(cannot(Stage::Prepare))?;
         let (pid, pidfd) = fork(&plan).map_err(cannot(Stage::Fork))?;
         // A child stays readable in /proc until it is collected.
         let start_time = proc::start_time(pid).unwrap_or(0);
