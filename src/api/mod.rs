@@ -30,6 +30,7 @@
 //! | Resolve | `as` targets | `au` process ids |
 //! | ListProcesses | | `s` JSON array, PM2's jlist; only what the caller may see |
 //! | GetEnvironment | `u` process | `a{ss}` |
+//! | GetSpec | `u` process | `s` its app's spec: a JSON object with the keys of `core::AppSpec` |
 //! | OpenLogs | `as` targets, `a{sv}` options: `lines` u, `follow` b, `streams` s (`out`, `err`, `all`) | `h` read end: JSON lines |
 //! | FlushLogs | `as` targets | |
 //! | ReopenLogs | | |

@@ -51,6 +51,9 @@ pub trait Manager {
     /// A process's environment.
     #[zbus(allow_interactive_auth)]
     fn get_environment(&self, process: u32) -> Result<BTreeMap<String, String>, Error>;
+    /// The spec of a process's app, as JSON.
+    #[zbus(allow_interactive_auth)]
+    fn get_spec(&self, process: u32) -> Result<String, Error>;
     /// The read end of a pipe with output as JSON lines. No targets stand for all of the caller's.
     #[zbus(allow_interactive_auth)]
     fn open_logs(&self, targets: &[&str], options: &LogsDict) -> Result<OwnedFd, Error>;

@@ -103,6 +103,8 @@ pub enum What {
     List(Reply<String>),
     /// Manager.GetEnvironment
     Environment(u32, Reply<BTreeMap<String, String>>),
+    /// Manager.GetSpec: JSON text.
+    Spec(u32, Reply<String>),
     /// Manager.OpenLogs
     OpenLogs(LogRequest, Reply<OwnedFd>),
     /// Manager.FlushLogs

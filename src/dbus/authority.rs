@@ -65,7 +65,7 @@ impl Action {
             "Restart" | "Reload" | "Stop" | "Delete" | "Scale" | "Reset" | "SendSignal" | "SendLine"
             | "SendMessage" | "Trigger" | "FlushLogs" | "Wait" | "Cancel" => Some(Action::ManageApps),
             "OpenLogs" => Some(Action::ReadLogs),
-            "GetEnvironment" => Some(Action::ReadEnvironment),
+            "GetEnvironment" | "GetSpec" => Some(Action::ReadEnvironment),
             "Kill" | "Reexecute" | "Report" | "ReopenLogs" => Some(Action::ManageDaemon),
             _ => None,
         }

@@ -23,6 +23,7 @@ const MANAGER: &[Method] = &[
     ("Resolve", "as", "au"),
     ("ListProcesses", "", "s"),
     ("GetEnvironment", "u", "a{ss}"),
+    ("GetSpec", "u", "s"),
     ("OpenLogs", "asa{sv}", "h"),
     ("FlushLogs", "as", ""),
     ("ReopenLogs", "", ""),

@@ -75,6 +75,10 @@ async fn manager(call: &Call<'_>) -> Answer {
             let process: u32 = call.arguments()?;
             tells(call, |reply| What::Environment(process, reply)).await
         }
+        "GetSpec" => {
+            let process: u32 = call.arguments()?;
+            tells(call, |reply| What::Spec(process, reply)).await
+        }
         "OpenLogs" => {
             let (targets, options): (Vec<String>, LogsDict) = call.arguments()?;
             let request = log_request(targets, &options)?;

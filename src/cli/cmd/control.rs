@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::start::to_json;
 use super::targets::{self, Selection};
 use super::{file, logs};
 use crate::api::{self, Client, UpdateDict};
@@ -10,6 +11,7 @@ use crate::cli::exit::Failure;
 use crate::cli::render::row::Row;
 use crate::cli::session::Session;
 use crate::config;
+use crate::core::AppSpec;
 
 /// What is done to processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +85,7 @@ pub async fn act(session: &Session, verb: Verb, typed: &[String]) -> Result<(), 
         session.console.say("Use --update-env to update environment variables");
     }
     for selection in &selections {
-        apply(session, &client, &rows, verb, selection, &update(session)).await?;
+        apply(session, &client, &rows, verb, selection, None).await?;
     }
     conclude(session, &client, verb, &selections).await
 }
@@ -115,8 +117,46 @@ async fn act_on_files(session: &Session, verb: Verb, typed: &[String]) -> Result
     Ok(())
 }
 
-/// The options of a restart or reload.
-pub fn update(session: &Session) -> UpdateDict {
+/// Does it to one selection, with PM2's lines before and after. `spec` is the configuration that a file has for it.
+///
+/// # Errors
+/// When an option is wrong (nothing is done then) or the daemon could not do it.
+pub async fn apply(
+    session: &Session,
+    client: &Client,
+    rows: &[Row],
+    verb: Verb,
+    selection: &Selection,
+    spec: Option<String>,
+) -> Result<(), Failure> {
+    let orders = match spec {
+        _ if !verb.renews() => vec![(vec![selection.target.clone()], UpdateDict::default())],
+        Some(spec) => vec![(vec![selection.target.clone()], UpdateDict { spec: Some(spec), ..plain(session) })],
+        None => amendments(session, client, verb, selection).await?,
+    };
+    let console = &session.console;
+    let (action, typed, ids) = (verb.action(), &selection.typed, selection.ids_text());
+    console.info(format!("Applying action {action} on app [{typed}](ids: {ids})"));
+    let manager = client.manager();
+    for (targets, update) in &orders {
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+        let job = match verb {
+            Verb::Stop => manager.stop(&targets).await,
+            Verb::Restart => manager.restart(&targets, update).await,
+            Verb::Reload => manager.reload(&targets, update).await,
+            Verb::Delete => manager.delete(&targets).await,
+        }?;
+        session.finish(client, &format!("{} {typed}", verb.word()), &job).await?;
+    }
+    for id in &selection.ids {
+        let name = rows.iter().find(|row| row.id == u64::from(*id)).map_or(typed.as_str(), |row| row.name.as_str());
+        console.info(format!("[{name}]({id}) ✓"));
+    }
+    Ok(())
+}
+
+/// What a restart or reload is asked for with, when no option of an app was typed.
+fn plain(session: &Session) -> UpdateDict {
     let options = &session.options;
     UpdateDict {
         env: options.update_env.then(|| config::caller_environment(&session.caller())),
@@ -125,35 +165,45 @@ pub fn update(session: &Session) -> UpdateDict {
     }
 }
 
-/// Does it to one selection, with PM2's lines before and after.
-///
-/// # Errors
-/// When the daemon could not do it.
-pub async fn apply(
+/// Options of an app that are typed with its restart change its configuration. Each app has its own, so processes are
+/// taken together by what they are configured with.
+async fn amendments(
     session: &Session,
     client: &Client,
-    rows: &[Row],
     verb: Verb,
     selection: &Selection,
-    update: &UpdateDict,
-) -> Result<(), Failure> {
-    let console = &session.console;
-    let (action, typed, ids) = (verb.action(), &selection.typed, selection.ids_text());
-    console.info(format!("Applying action {action} on app [{typed}](ids: {ids})"));
-    let targets = [selection.target.as_str()];
-    let manager = client.manager();
-    let job = match verb {
-        Verb::Stop => manager.stop(&targets).await,
-        Verb::Restart => manager.restart(&targets, update).await,
-        Verb::Reload => manager.reload(&targets, update).await,
-        Verb::Delete => manager.delete(&targets).await,
-    }?;
-    session.finish(client, &format!("{} {typed}", verb.word()), &job).await?;
-    for id in &selection.ids {
-        let name = rows.iter().find(|row| row.id == u64::from(*id)).map_or(typed.as_str(), |row| row.name.as_str());
-        console.info(format!("[{name}]({id}) ✓"));
+) -> Result<Vec<(Vec<String>, UpdateDict)>, Failure> {
+    let overrides = session.options.overrides();
+    let args = session.options.app_args.as_deref();
+    let says_nothing = config::CliOverrides { update_env: overrides.update_env, ..config::CliOverrides::default() };
+    if args.is_none() && overrides == says_nothing {
+        return Ok(vec![(vec![selection.target.clone()], plain(session))]);
     }
-    Ok(())
+    let mut alike: Vec<(String, Vec<String>)> = Vec::new();
+    for id in &selection.ids {
+        let spec = client.manager().get_spec(*id).await?;
+        match alike.iter_mut().find(|(known, _)| *known == spec) {
+            Some((_, ids)) => ids.push(id.to_string()),
+            None => alike.push((spec, vec![id.to_string()])),
+        }
+    }
+    let caller = session.caller();
+    let mut orders = Vec::with_capacity(alike.len());
+    for (json, ids) in alike {
+        let spec: AppSpec = serde_json::from_str(&json)
+            .map_err(|error| Failure::error(format!("cannot read the configuration of an app: {error}")))?;
+        let amended = config::amend(&spec, args, &overrides, &caller)?.map(|resolved| resolved.spec);
+        let amended = amended.map(|mut amended| {
+            // `restart --watch` is PM2's way to turn watching off again.
+            if verb == Verb::Restart && overrides.watch == [""] && spec.watch.is_some() {
+                amended.watch = None;
+            }
+            amended
+        });
+        let spec = amended.as_ref().map(to_json).transpose()?;
+        orders.push((ids, UpdateDict { spec, ..plain(session) }));
+    }
+    Ok(orders)
 }
 
 /// `scale`.

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::control::{self, Verb};
-use super::start::{launch, to_json};
+use super::start::to_json;
 use super::targets::{self, Selection};
-use crate::api::{Client, StartDict, UpdateDict};
+use crate::api::{Client, StartDict};
 use crate::cli::args::ApplyArgs;
 use crate::cli::exit::Failure;
 use crate::cli::render::row::Row;
 use crate::cli::session::Session;
-use crate::config::{self, Ecosystem};
+use crate::config::{self, Change, Ecosystem, Needs};
 use crate::core::AppSpec;
 
 /// Apps that are started or restarted at a time, as in PM2.
@@ -104,10 +104,14 @@ async fn start_all(session: &Session, client: &Client, specs: &[&AppSpec]) -> bo
 async fn renew(session: &Session, client: &Client, rows: &[Row], verb: Verb, spec: &AppSpec) -> Result<(), Failure> {
     let of_app = rows.iter().filter(|row| row.name == spec.name);
     let ids: Vec<u32> = of_app.filter_map(|row| u32::try_from(row.id).ok()).collect();
-    let wanted = spec.instances.on(session.caller().cpus);
     let selection = Selection { typed: spec.name.clone(), target: spec.name.clone(), ids };
-    let update = UpdateDict { env: None, spec: Some(to_json(spec)?), batch: session.options.parallel };
-    control::apply(session, client, rows, verb, &selection, &update).await?;
+    control::apply(session, client, rows, verb, &selection, Some(to_json(spec)?)).await?;
+    resize(session, client, spec).await
+}
+
+/// Gives an app the number of processes that the file wants.
+async fn resize(session: &Session, client: &Client, spec: &AppSpec) -> Result<(), Failure> {
+    let wanted = spec.instances.on(session.caller().cpus);
     let present = session.rows(client).await?.iter().filter(|row| row.name == spec.name).count();
     if u32::try_from(present).is_ok_and(|present| present != wanted) {
         let job = client.manager().scale(&spec.name, &wanted.to_string()).await?;
@@ -129,7 +133,7 @@ pub async fn end(session: &Session, verb: Verb, file: &str) -> Result<(), Failur
         selections.push(targets::select(session, &client, &rows, &entry.name()).await?);
     }
     for selection in &selections {
-        control::apply(session, &client, &rows, verb, selection, &UpdateDict::default()).await?;
+        control::apply(session, &client, &rows, verb, selection, None).await?;
     }
     session.show_list(&client).await
 }
@@ -146,7 +150,7 @@ pub fn validate(session: &Session, file: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `apply FILE`: makes what runs equal to the file; reloads where that is enough.
+/// `apply FILE`: makes what runs equal to the file, by the least that is enough; `--dry-run` only says what that is.
 ///
 /// # Errors
 /// When the file is wrong or an app does not come up.
@@ -154,18 +158,56 @@ pub async fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
     let specs = specs(session, &args.file)?;
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
+    let mut missing = Vec::new();
+    let mut failed = false;
     for spec in &specs {
-        let present = rows.iter().filter(|row| row.name == spec.name).count();
-        let wanted = spec.instances.on(session.caller().cpus);
-        let shown = |verb: &str| format!("{verb} {} ({present} -> {wanted} processes)", spec.name);
-        match (present, args.dry_run) {
-            (0, true) => session.console.say(shown("start")),
-            (_, true) => session.console.say(shown("reload")),
-            (0, false) => launch(session, &client, spec, true).await?,
-            (_, false) => renew(session, &client, &rows, Verb::Reload, spec).await?,
+        let Some(first) = rows.iter().find(|row| row.name == spec.name) else {
+            session.console.say(format!("{}: start", spec.name));
+            missing.push(spec);
+            continue;
+        };
+        let id = u32::try_from(first.id).unwrap_or(u32::MAX);
+        let present: AppSpec = serde_json::from_str(&client.manager().get_spec(id).await?)
+            .map_err(|error| Failure::error(format!("cannot read the configuration of `{}`: {error}", spec.name)))?;
+        let changes = config::diff(&present, spec);
+        say_changes(session, &spec.name, &changes);
+        if args.dry_run {
+            continue;
+        }
+        let done = match config::needs(&changes) {
+            Needs::Nothing if changes.is_empty() => Ok(()),
+            Needs::Restart => renew(session, &client, &rows, Verb::Restart, spec).await,
+            _ if changes.iter().all(|change| change.needs == Needs::Scale) => resize(session, &client, spec).await,
+            Needs::Nothing | Needs::Scale | Needs::Reload => renew(session, &client, &rows, Verb::Reload, spec).await,
+        };
+        if let Err(failure) = done {
+            failure.tell(&session.console);
+            failed = true;
         }
     }
-    if args.dry_run { Ok(()) } else { session.show_list(&client).await }
+    if args.dry_run {
+        return Ok(());
+    }
+    failed |= !start_all(session, &client, &missing).await;
+    session.show_list(&client).await?;
+    if failed { Err(Failure::Said) } else { Ok(()) }
+}
+
+/// What is different about an app, a line for each key, and what it takes.
+fn say_changes(session: &Session, name: &str, changes: &[Change]) {
+    let verb = match config::needs(changes) {
+        _ if changes.is_empty() => "no change",
+        Needs::Nothing => "reload, for what only the daemon needs to know",
+        Needs::Scale => "scale",
+        Needs::Reload => "reload",
+        Needs::Restart => "restart",
+    };
+    session.console.say(format!("{name}: {verb}"));
+    for change in changes {
+        let old = change.old.as_deref().unwrap_or("nothing");
+        let new = change.new.as_deref().unwrap_or("nothing");
+        session.console.say(format!("  {}: {old} -> {new}", change.key));
+    }
 }
 
 /// The apps of a file that are meant, resolved; what is amiss is said.

@@ -1,5 +1,7 @@
 //! Commands that show processes: list, jlist, prettylist, id, pid.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::cli::exit::Failure;
@@ -7,13 +9,27 @@ use crate::cli::render::inspect::inspect;
 use crate::cli::render::row::Row;
 use crate::cli::session::Session;
 
-/// `list`.
+/// Between two lists of `list --watch`.
+const REFRESH: Duration = Duration::from_millis(900);
+/// To the upper left corner, and erase to the end of the screen (ECMA-48 CUP, ED).
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// `list`; with `--watch` over and over until it is interrupted.
 ///
 /// # Errors
 /// When there is no way to the daemon.
 pub async fn list(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
-    session.show_list(&client).await
+    if session.options.watch.is_empty() {
+        return session.show_list(&client).await;
+    }
+    loop {
+        if session.console.width.is_some() {
+            session.console.print(CLEAR);
+        }
+        session.show_list(&client).await?;
+        tokio::time::sleep(REFRESH).await;
+    }
 }
 
 /// `jlist`: what the daemon says, as it says it.

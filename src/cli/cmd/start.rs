@@ -54,7 +54,7 @@ async fn start_one(session: &Session, target: &str, client: &mut Option<Client>)
         Some(resolved) => resolved,
         None => match existing(session, &daemon, target).await? {
             Some(selection) => {
-                control::apply(session, &daemon, &rows, Verb::Restart, &selection, &control::update(session)).await?;
+                control::apply(session, &daemon, &rows, Verb::Restart, &selection, None).await?;
                 session.console.info("Process successfully started");
                 *client = Some(daemon);
                 return Ok(selection.target);
@@ -116,7 +116,7 @@ async fn restart_stopped(session: &Session, client: &Client, rows: &[Row], spec:
     let named = rows.iter().filter(|row| row.name == spec.name);
     let ids = named.filter_map(|row| u32::try_from(row.id).ok()).collect();
     let selection = Selection { typed: spec.name.clone(), target: spec.name.clone(), ids };
-    control::apply(session, client, rows, Verb::Restart, &selection, &control::update(session)).await?;
+    control::apply(session, client, rows, Verb::Restart, &selection, None).await?;
     Ok(true)
 }
 
