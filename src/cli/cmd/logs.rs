@@ -172,6 +172,10 @@ impl View<'_> {
     }
 
     fn print(&self, record: &Record, width: usize) {
+        if record.missed > 0 {
+            let who = who(record);
+            self.session.console.warn_aside(format!("{} lines were not shown here ({who})", record.missed));
+        }
         let line = self.look.line(record, width);
         // Without prefix nothing but the descriptor tells an error from output.
         if self.look.form == Form::Raw && record.stream == "err" {

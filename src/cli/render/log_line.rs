@@ -22,6 +22,9 @@ pub struct Record {
     pub timestamp: i64,
     /// The line, without its end.
     pub message: String,
+    /// Lines that were left out before this one, because we read too slowly.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// How lines are shown.
@@ -77,7 +80,8 @@ impl Look {
             Form::Prefixed => {
                 let paint = if record.stream == "err" { Paint::Red } else { Paint::Green };
                 let who = format!("{:<width$} | ", who(record));
-                let time = self.time_format.as_deref().map(|format| self.formatted(time, format) + ": ");
+                let format = self.time_format.as_deref().filter(|_| record.timestamp > 0);
+                let time = format.map(|format| self.formatted(time, format) + ": ");
                 let time = Paint::Grey.on(self.colours && time.is_some(), &time.unwrap_or_default());
                 format!("{time}{}{}\n", paint.on(self.colours, &who), self.highlighted(&record.message))
             }
@@ -162,6 +166,7 @@ mod tests {
             stream: stream.to_owned(),
             timestamp: 1_795_225_850_123,
             message: "listening on 3000".to_owned(),
+            missed: 0,
         }
     }
 
