@@ -232,9 +232,6 @@ pub struct LogsArgs {
     /// Ids, names, namespaces, /regex/
     #[arg(value_name = "id|name|namespace")]
     pub targets: Vec<String>,
-    /// One JSON object per line
-    #[arg(long)]
-    pub json: bool,
     /// key=value pairs
     #[arg(long)]
     pub format: bool,

@@ -4,6 +4,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use super::options::Options;
+
 /// A colour, or weight, of the sixteen that every terminal has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paint {
@@ -46,6 +48,8 @@ impl Paint {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Console {
     silent: bool,
+    /// Whether standard output is for a machine alone.
+    pub json: bool,
     /// Whether standard output takes colours.
     pub colours: bool,
     error_colours: bool,
@@ -57,7 +61,8 @@ pub struct Console {
 
 impl Console {
     /// The console of this process.
-    pub fn of_this_process(silent: bool, no_color: bool) -> Console {
+    pub fn of_this_process(options: &Options) -> Console {
+        let (silent, no_color) = (options.silent, options.no_color);
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let colours = |terminal: bool| match set("FORCE_COLOR") {
             _ if no_color => false,
@@ -67,6 +72,7 @@ impl Console {
         let width = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
         Console {
             silent: silent || set("PM2_SILENT").is_some_and(|value| value != "false"),
+            json: options.json,
             colours: colours(io::stdout().is_terminal()),
             error_colours: colours(io::stderr().is_terminal()),
             width: width.filter(|width| *width > 0),
@@ -78,7 +84,7 @@ impl Console {
     pub fn info(&self, text: impl AsRef<str>) {
         if !self.silent {
             let prefix = Paint::Green.on(self.colours, "[PM2]");
-            self.print(&format!("{prefix} {}\n", text.as_ref()));
+            self.to_people(&format!("{prefix} {}\n", text.as_ref()));
         }
     }
 
@@ -86,15 +92,19 @@ impl Console {
     pub fn warn(&self, text: impl AsRef<str>) {
         if !self.silent {
             let prefix = Paint::Yellow.on(self.colours, "[PM2][WARN]");
-            self.print(&format!("{prefix} {}\n", text.as_ref()));
+            self.to_people(&format!("{prefix} {}\n", text.as_ref()));
         }
     }
 
     /// A line for people, without prefix.
     pub fn say(&self, text: impl AsRef<str>) {
         if !self.silent {
-            self.print(&format!("{}\n", text.as_ref()));
+            self.to_people(&format!("{}\n", text.as_ref()));
         }
+    }
+
+    fn to_people(&self, text: &str) {
+        if self.json { self.aside(text) } else { self.print(text) }
     }
 
     /// What was asked for, as it is; printed even in silence.

@@ -31,11 +31,9 @@ use console::Console;
 use exit::{Exit, Failure};
 use line::Typed;
 use options::Options;
-use session::Session;
+use session::{Session, VERSION};
 
 use crate::daemon::{DaemonOptions, Mode, run as daemon_run};
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Entry point of the binary.
 #[must_use]
@@ -50,14 +48,14 @@ pub fn main() -> ExitCode {
     let exit = match typed {
         Ok((Typed::Command(both), words)) => perform(*both, words, as_pm2),
         Ok((other, _)) => answer(&other, as_pm2),
-        Err(failure) => failure.tell(&Console::of_this_process(false, false)),
+        Err(failure) => failure.tell(&Console::of_this_process(&Options::default())),
     };
     exit.into()
 }
 
 /// What needs no daemon and no session.
 fn answer(typed: &Typed, as_pm2: bool) -> Exit {
-    let console = Console::of_this_process(false, false);
+    let console = Console::of_this_process(&Options::default());
     match typed {
         Typed::Help(text) => {
             console.print(text);
@@ -92,7 +90,7 @@ fn usage(as_pm2: bool) -> String {
 }
 
 fn perform((command, options): (Command, Options), words: Vec<String>, as_pm2: bool) -> Exit {
-    let console = Console::of_this_process(options.silent, options.no_color);
+    let console = Console::of_this_process(&options);
     let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let choice = Choice::of(&options, as_pm2, &env);
     if let Command::Daemon(args) = &command {

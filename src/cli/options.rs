@@ -38,6 +38,9 @@ pub struct Options {
     /// Print nothing but what a machine would read
     #[arg(short, long, help_heading = OUTPUT)]
     pub silent: bool,
+    /// Print JSON alone on standard output
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
     /// Print the list in compact blocks
     #[arg(short, long, help_heading = OUTPUT)]
     pub mini_list: bool,

@@ -15,6 +15,9 @@ use super::render::row::Row;
 use crate::api::{Client, JobState};
 use crate::config::{CallerContext, LoadContext};
 
+/// Our version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// One call of the program.
 #[derive(Debug)]
 pub struct Session {
@@ -86,6 +89,10 @@ impl Session {
     /// # Errors
     /// When the daemon goes away.
     pub async fn show_list(&self, client: &Client) -> Result<(), Failure> {
+        if self.options.json {
+            self.console.print(&format!("{}\n", client.manager().list_processes().await?));
+            return Ok(());
+        }
         let mut rows = self.rows(client).await?;
         self.options.sort.as_deref().map(Sort::read).unwrap_or_default().apply(&mut rows);
         let console = &self.console;
@@ -97,6 +104,13 @@ impl Session {
         // For people only: scripts count words in what PM2 prints.
         if console.width.is_some() {
             list::reasons(&rows).iter().for_each(|reason| console.notice(reason));
+        }
+        let running = client.manager().version().await?;
+        if running != VERSION {
+            console.notice(format!(
+                ">>>> In-memory PM2 is out-of-date, do:\n>>>> $ pm2 update\n\
+                 In memory PM2 version: {running}\nLocal PM2 version: {VERSION}"
+            ));
         }
         Ok(())
     }

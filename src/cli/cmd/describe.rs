@@ -29,6 +29,10 @@ pub async fn describe(session: &Session, target: &str) -> Result<(), Failure> {
         let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
         return Err(Failure::Warning(format!("{target} doesn't exist{hint}")));
     }
+    if session.options.json {
+        session.console.print(&format!("{}\n", serde_json::json!(found)));
+        return Ok(());
+    }
     let environment = |name: &str| std::env::var(name).ok();
     for process in found {
         session.console.print(&page(process, now(), &environment, session.console.colours));
@@ -47,7 +51,12 @@ pub async fn environment(session: &Session, typed: &str) -> Result<(), Failure> 
     if !session.rows(&client).await?.iter().any(|row| row.id == u64::from(id)) {
         return Err(unknown());
     }
-    for (name, value) in client.manager().get_environment(id).await? {
+    let environment = client.manager().get_environment(id).await?;
+    if session.options.json {
+        session.console.print(&format!("{}\n", serde_json::json!(environment)));
+        return Ok(());
+    }
+    for (name, value) in environment {
         let value = Paint::Green.on(session.console.colours, &value);
         session.console.print(&format!("{name}: {value}\n"));
     }

@@ -143,7 +143,13 @@ pub async fn end(session: &Session, verb: Verb, file: &str) -> Result<(), Failur
 /// # Errors
 /// When the file is wrong.
 pub fn validate(session: &Session, file: &str) -> Result<(), Failure> {
-    for spec in specs(session, file)? {
+    let specs = specs(session, file)?;
+    if session.options.json {
+        let text = serde_json::to_string(&specs).map_err(|error| Failure::error(error.to_string()))?;
+        session.console.print(&format!("{text}\n"));
+        return Ok(());
+    }
+    for spec in &specs {
         let count = spec.instances.on(session.caller().cpus);
         session.console.info(format!("App [{}] is valid ({count} instances of {})", spec.name, spec.script.display()));
     }

@@ -48,7 +48,8 @@ pub async fn kill(session: &Session) -> Result<(), Failure> {
 pub async fn ping(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
     let answer = client.manager().ping().await?;
-    session.console.print(&format!("{}\n", inspect(&json!({ "msg": answer }))));
+    let answer = json!({ "msg": answer });
+    session.console.print(&format!("{}\n", if session.options.json { answer.to_string() } else { inspect(&answer) }));
     Ok(())
 }
 

@@ -60,7 +60,8 @@ pub async fn prettylist(session: &Session) -> Result<(), Failure> {
 pub async fn ids(session: &Session, app: &str) -> Result<(), Failure> {
     let client = session.daemon().await?;
     let ids: Vec<u64> = session.rows(&client).await?.iter().filter(|row| row.name == app).map(|row| row.id).collect();
-    session.console.print(&format!("{}\n", inspect(&json!(ids))));
+    let ids = json!(ids);
+    session.console.print(&format!("{}\n", if session.options.json { ids.to_string() } else { inspect(&ids) }));
     Ok(())
 }
 
@@ -72,7 +73,12 @@ pub async fn pids(session: &Session, app: Option<&str>) -> Result<(), Failure> {
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
     let of_app = |row: &&Row| app.is_none_or(|app| row.name == app);
-    let pids: Vec<String> = rows.iter().filter(of_app).map(|row| row.pid.to_string()).collect();
+    let pids = rows.iter().filter(of_app).map(|row| row.pid);
+    if session.options.json {
+        session.console.print(&format!("{}\n", json!(pids.collect::<Vec<_>>())));
+        return Ok(());
+    }
+    let pids: Vec<String> = pids.map(|pid| pid.to_string()).collect();
     session.console.print(&format!("{}\n", pids.join("\n")));
     Ok(())
 }

@@ -31,7 +31,7 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
         args.lines.parse().map_err(|_| Failure::error(format!("--lines takes a number, not `{}`", args.lines)))?;
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
-    let form = match (args.json, args.format, args.raw) {
+    let form = match (session.options.json, args.format, args.raw) {
         (true, ..) => Form::Json,
         (_, true, _) => Form::Pairs,
         (.., true) => Form::Raw,

@@ -7,6 +7,7 @@ use clap_mangen::Man;
 
 use crate::cli::exit::Failure;
 use crate::cli::line::{Grammar, explained};
+use crate::cli::session::VERSION;
 
 /// What `examples` prints.
 pub const EXAMPLES: &str = "\
@@ -45,11 +46,11 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
     let cannot =
         |path: &Path, error: std::io::Error| Failure::error(format!("cannot write `{}`: {error}", path.display()));
     std::fs::create_dir_all(folder).map_err(|error| cannot(folder, error))?;
-    let grammar = Grammar::command().version(env!("CARGO_PKG_VERSION"));
+    let grammar = Grammar::command().version(VERSION);
     let mut pages = vec![("pm2rs".to_owned(), grammar.clone())];
     for command in grammar.get_subcommands().filter(|command| !command.is_hide_set()) {
         let name = format!("pm2rs-{}", command.get_name());
-        let page = explained(command.clone()).display_name(name.clone()).version(env!("CARGO_PKG_VERSION"));
+        let page = explained(command.clone()).display_name(name.clone()).version(VERSION);
         pages.push((name, page));
     }
     for (name, page) in pages {

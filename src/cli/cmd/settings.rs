@@ -146,6 +146,19 @@ pub async fn multiset(session: &Session, pairs: &str) -> Result<(), Failure> {
 /// For an unknown key.
 pub fn get(session: &Session, key: Option<&str>) -> Result<(), Failure> {
     let store = Store::open(session)?;
+    if session.options.json {
+        let unknown = |typed: &str| Failure::error(format!("Unknown key {typed}"));
+        let all = Value::Object(store.values.clone());
+        let found = match key.filter(|key| *key != "all") {
+            None => Some(&all),
+            Some(typed) => match Key::read(typed)? {
+                Key::Single(word) => all.get(word),
+                Key::OfApp(app, word) => all.get(app).and_then(|of_app| of_app.get(word)),
+            },
+        };
+        session.console.print(&format!("{}\n", found.ok_or_else(|| unknown(key.unwrap_or_default()))?));
+        return Ok(());
+    }
     let Some(typed) = key.filter(|key| *key != "all") else {
         show(session, &store, None);
         return Ok(());
