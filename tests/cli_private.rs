@@ -92,7 +92,7 @@ fn first_command_starts_the_daemon_and_says_so_once_beside_the_output() {
     assert_eq!(place.call("pid").ok().stdout(), "\n");
     assert_eq!(place.call("id nothing").ok().stdout(), "[]\n");
     place.call("list").ok().says("│ id │ name");
-    place.call("stop all").fails().is_quiet().complains("[PM2][WARN] No process found\n");
+    place.call("stop all").fails().prints_nothing().complains("[PM2][WARN] No process found\n");
     place.call("save").ok().says("[PM2][WARN] PM2 is not managing any process, skipping save...");
 }
 
@@ -117,7 +117,7 @@ fn a_script_s_life() {
     place
         .call("start app.js")
         .fails()
-        .is_quiet()
+        .prints_nothing()
         .complains("[PM2][ERROR] Script already launched, add -f option to force re-execution\n");
 
     place
@@ -156,9 +156,9 @@ fn what_is_not_there_is_said_with_what_may_have_been_meant() {
     place.call("start app.js --name payments").ok();
     let near = "[PM2][ERROR] Process or Namespace paymetns not found (did you mean `payments`?)\n";
     for verb in ["stop", "restart", "reload", "delete"] {
-        place.call(&format!("{verb} paymetns")).fails().is_quiet().complains(near);
-        place.call(&format!("{verb} 99")).fails().is_quiet().complains("[PM2][ERROR] 99 : id unknown\n");
-        place.call(&format!("{verb} payments nothing")).fails().is_quiet();
+        place.call(&format!("{verb} paymetns")).fails().prints_nothing().complains(near);
+        place.call(&format!("{verb} 99")).fails().prints_nothing().complains("[PM2][ERROR] 99 : id unknown\n");
+        place.call(&format!("{verb} payments nothing")).fails().prints_nothing();
     }
     assert_eq!(place.jlist()[0]["pm2_env"]["restart_time"], 0, "a wrong target among right ones changed something");
     place.call("describe paymetns").fails().mentions("[PM2][WARN] paymetns doesn't exist (did you mean `payments`?)");
@@ -253,7 +253,7 @@ fn a_file_is_started_restarted_and_ended() {
     place.call("reload ecosystem.config.js --only worker").ok();
     place.call("stop ecosystem.config.js --only worker").ok().says("[PM2] [worker](2) ✓");
     place.call("startOrReload ecosystem.config.js").ok();
-    place.call("start ecosystem.config.js --only wroker").fails().is_quiet().mentions("did you mean `worker`?");
+    place.call("start ecosystem.config.js --only wroker").fails().prints_nothing().mentions("did you mean `worker`?");
     place.call("delete ecosystem.config.js").ok();
     assert_eq!(place.jlist(), Vec::<Value>::new());
 
@@ -394,7 +394,7 @@ fn described_and_signalled() {
     place.until("up", |_| place.call("logs sig --nostream --raw").ok().stdout().contains("up"));
     place.call("sendSignal SIGUSR2 sig").ok().says("[PM2] successfully sent signal SIGUSR2 to process name sig");
     place.until("signalled", |_| place.call("logs sig --nostream --raw").ok().stdout().contains("signalled"));
-    place.call("trigger sig nothing").fails().is_quiet();
+    place.call("trigger sig nothing").fails().prints_nothing();
 }
 
 #[test]

@@ -42,10 +42,10 @@ fn version_anywhere() {
 #[test]
 fn nothing_and_the_unknown_show_the_usage() {
     pm2rs("").fails().complains("").says("usage: pm2rs [options] <command>");
-    pm2rs("frobnicate").fails().is_quiet().mentions("[PM2][ERROR] Command not found\n").mentions("usage: pm2rs");
+    pm2rs("frobnicate").fails().prints_nothing().mentions("[PM2][ERROR] Command not found\n").mentions("usage: pm2rs");
     pm2rs("relaod all")
         .fails()
-        .is_quiet()
+        .prints_nothing()
         .mentions("[PM2][ERROR] Command not found: `relaod` (did you mean `reload`?)\n");
 }
 
@@ -70,7 +70,7 @@ fn wrong_lines_get_one_line_and_exit_1() {
         ("restart all --parallel many", "  error: option `--parallel <N>' does not take `many'\n"),
     ];
     for (line, message) in table {
-        pm2rs(line).fails().is_quiet().complains(message);
+        pm2rs(line).fails().prints_nothing().complains(message);
     }
 }
 
@@ -96,7 +96,7 @@ fn wrong_apps_are_refused_before_a_daemon_is_started() {
         ("validate wrong.json", "max_restarts"),
         ("startOrReload missing.json", "gone.js"),
     ] {
-        let ended = pm2rs(line).home(home.path()).cwd(cwd.path()).fails().is_quiet().mentions(part);
+        let ended = pm2rs(line).home(home.path()).cwd(cwd.path()).fails().prints_nothing().mentions(part);
         assert!(ended.stderr().starts_with("[PM2][ERROR] "), "{line}: {}", ended.stderr());
         assert_eq!(ended.stderr().lines().count(), 1, "{line}: {}", ended.stderr());
     }
@@ -106,7 +106,7 @@ fn wrong_apps_are_refused_before_a_daemon_is_started() {
 #[test]
 fn what_pm2rs_has_not_is_answered_in_one_line() {
     for line in ["deploy production setup", "install pm2-logrotate", "pull api", "link a b", "profile:cpu", "plus"] {
-        let ended = pm2rs(line).fails().is_quiet();
+        let ended = pm2rs(line).fails().prints_nothing();
         assert_eq!(ended.stderr().lines().count(), 1, "{line}: {}", ended.stderr());
     }
 }
@@ -121,8 +121,8 @@ fn settings_are_kept_in_pm2_s_file() {
     assert_eq!(call("get api:port").ok().stdout(), "Value for module api key port: 8080\n");
     call("get").ok().says("$ pm2 set api:host localhost\n").says("$ pm2 set plain word\n");
     call("conf api").ok().says("$ pm2 set api:port 8080\n").says_not("plain");
-    call("get api:nothing").fails().is_quiet().complains("[PM2][ERROR] Unknown key api:nothing\n");
-    call("set __proto__:polluted yes").fails().is_quiet();
+    call("get api:nothing").fails().prints_nothing().complains("[PM2][ERROR] Unknown key api:nothing\n");
+    call("set __proto__:polluted yes").fails().prints_nothing();
     let stored = std::fs::read_to_string(home.path().join("module_conf.json")).unwrap();
     let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored["api"]["port"], "8080");
@@ -140,8 +140,8 @@ fn sample_configuration_is_valid_and_not_overwritten() {
         pm2rs(line).cwd(cwd.path()).ok().says("ecosystem.config.js generated");
         pm2rs("validate ecosystem.config.js").cwd(cwd.path()).ok().says("App [app] is valid");
     }
-    pm2rs("init").cwd(cwd.path()).fails().is_quiet().mentions("is there already");
-    pm2rs("init fancy").cwd(cwd.path()).fails().is_quiet();
+    pm2rs("init").cwd(cwd.path()).fails().prints_nothing().mentions("is there already");
+    pm2rs("init fancy").cwd(cwd.path()).fails().prints_nothing();
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn completion_knows_commands_and_options() {
     for shell in ["bash", "zsh", "fish"] {
         pm2rs(&format!("completion {shell}")).ok().says("completion --");
     }
-    pm2rs("completion tcsh").fails().is_quiet();
+    pm2rs("completion tcsh").fails().prints_nothing();
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "completing started something");
 }
 

@@ -84,7 +84,7 @@ impl Console {
     pub fn info(&self, text: impl AsRef<str>) {
         if !self.silent {
             let prefix = Paint::Green.on(self.colours, "[PM2]");
-            self.to_people(&format!("{prefix} {}\n", text.as_ref()));
+            self.for_people(&format!("{prefix} {}\n", text.as_ref()));
         }
     }
 
@@ -92,18 +92,18 @@ impl Console {
     pub fn warn(&self, text: impl AsRef<str>) {
         if !self.silent {
             let prefix = Paint::Yellow.on(self.colours, "[PM2][WARN]");
-            self.to_people(&format!("{prefix} {}\n", text.as_ref()));
+            self.for_people(&format!("{prefix} {}\n", text.as_ref()));
         }
     }
 
     /// A line for people, without prefix.
     pub fn say(&self, text: impl AsRef<str>) {
         if !self.silent {
-            self.to_people(&format!("{}\n", text.as_ref()));
+            self.for_people(&format!("{}\n", text.as_ref()));
         }
     }
 
-    fn to_people(&self, text: &str) {
+    fn for_people(&self, text: &str) {
         if self.json { self.aside(text) } else { self.print(text) }
     }
 

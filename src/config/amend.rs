@@ -141,8 +141,8 @@ mod tests {
         }
     }
 
-    fn amended(options: CliOverrides) -> AppSpec {
-        amend(&spec(), None, &options, &CallerContext::default()).unwrap().unwrap().spec
+    fn amended(options: &CliOverrides) -> AppSpec {
+        amend(&spec(), None, options, &CallerContext::default()).unwrap().unwrap().spec
     }
 
     #[test]
@@ -154,11 +154,11 @@ mod tests {
     #[test]
     fn only_what_was_typed_changes() {
         let limit = CliOverrides { max_memory_restart: Some("200M".to_owned()), ..CliOverrides::default() };
-        assert_eq!(amended(limit), AppSpec { max_memory_restart: Some(200 << 20), ..spec() });
+        assert_eq!(amended(&limit), AppSpec { max_memory_restart: Some(200 << 20), ..spec() });
         let name = CliOverrides { name: Some("web".to_owned()), ..CliOverrides::default() };
-        assert_eq!(amended(name), AppSpec { name: "web".to_owned(), ..spec() });
+        assert_eq!(amended(&name), AppSpec { name: "web".to_owned(), ..spec() });
         let watch = CliOverrides { watch: vec!["src".to_owned()], ..CliOverrides::default() };
-        assert_eq!(amended(watch).watch.unwrap().paths, [std::path::Path::new("/srv/src")]);
+        assert_eq!(amended(&watch).watch.unwrap().paths, [std::path::Path::new("/srv/src")]);
     }
 
     #[test]

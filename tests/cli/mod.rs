@@ -122,7 +122,7 @@ impl Ended {
 
     /// It must have printed nothing on standard output.
     #[track_caller]
-    pub fn is_quiet(self) -> Ended {
+    pub fn prints_nothing(self) -> Ended {
         assert_eq!(self.stdout(), "", "{self}");
         self
     }
