@@ -383,21 +383,21 @@ fn broken(file: &str, source: &str) -> Vec<String> {
 #[test]
 fn a_forbidden_import_is_found_however_it_is_written() {
     for source in [
-        "use crate::sys::spawn;",
-        "use crate::{api::Error, sys::{spawn, pidfd as p}};",
-        "use crate::\n  {api, sys};",
-        "fn f() { crate::sys::spawn() }",
-        "use super::super::sys::spawn;",
-        "mod inner { use super::super::super::sys; }",
-        "mod inner { mod deeper {} } use super::super::sys;",
-        "type T = Vec<crate::sys::Pid>;",
-        "use pm2rs::sys::spawn;",
-        "pub(crate) use crate::sys::*;",
-        "use crate::sys;",
+        "use crate::node::spawn;",
+        "use crate::{api::Error, node::{spawn, pidfd as p}};",
+        "use crate::\n  {api, node};",
+        "fn f() { crate::node::spawn() }",
+        "use super::super::node::spawn;",
+        "mod inner { use super::super::super::node; }",
+        "mod inner { mod deeper {} } use super::super::node;",
+        "type T = Vec<crate::node::Pid>;",
+        "use pm2rs::node::spawn;",
+        "pub(crate) use crate::node::*;",
+        "use crate::node;",
     ] {
         let found = broken("dbus/manager.rs", source);
         assert!(!found.is_empty(), "{source}");
-        assert!(found.iter().all(|v| v.contains("`dbus` must not use `crate::sys")), "{source}: {found:?}");
+        assert!(found.iter().all(|v| v.contains("`dbus` must not use `crate::node")), "{source}: {found:?}");
     }
 }
 

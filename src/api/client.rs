@@ -8,7 +8,7 @@ use std::time::Duration;
 use zbus::connection::Builder;
 use zbus::fdo;
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, ObjectPath, OwnedObjectPath};
+use zbus::{Connection, ObjectPath};
 
 use super::proxy::{AppProxy, JobProxy, ManagerProxy, ProcessProxy};
 use super::{Error, JobState, names};
@@ -115,7 +115,7 @@ impl Client {
             return Ok(true);
         }
         let bus = fdo::DBusProxy::new(&self.connection).await?;
-        let owned = bus.name_has_owner(names::BUS_NAME.try_into().map_err(zbus::Error::from)?).await;
+        let owned = bus.name_has_owner(names::BUS_NAME.try_into()?).await;
         if owned.map_err(zbus::Error::from)? {
             return Ok(true);
         }
@@ -130,7 +130,6 @@ impl Client {
     }
 
     /// The connection, for streams of signals.
-    #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -172,7 +171,7 @@ impl Client {
     /// # Errors
     /// None that an id could cause.
     pub async fn process(&self, id: u32) -> Result<ProcessProxy<'static>, Error> {
-        let builder = ProcessProxy::builder(&self.connection).path(OwnedObjectPath::from(names::process_path(id)));
+        let builder = ProcessProxy::builder(&self.connection).path(names::process_path(id));
         Ok(builder.cache_properties(CacheProperties::No).build().await?)
     }
 

@@ -24,6 +24,7 @@ mod serve;
 mod tree;
 mod wire;
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,7 +35,7 @@ use tokio::task::JoinSet;
 use zbus::Message;
 
 pub use bus::Bus;
-pub use private::Access;
+pub use private::{Access, bind_private};
 pub use tree::ManagerInfo;
 
 use crate::api::Error;
@@ -134,12 +135,23 @@ impl Server {
         Ok(())
     }
 
-    /// Listens on a private socket; see [`Access`] for who may connect. A socket that a dead daemon left is replaced.
+    /// Makes a private socket and listens on it: [`bind_private`] and [`Server::serve_listener`] in one.
     ///
     /// # Errors
-    /// [`ServeError::SocketInUse`] when a live daemon listens there.
+    /// Those of [`bind_private`].
     pub async fn listen_private(&mut self, socket: &Path, access: Access) -> Result<(), ServeError> {
-        let listener = private::bind(socket, access).await?;
+        let listener = bind_private(socket, access).await?;
+        let failed = |cause| ServeError::Socket { socket: socket.display().to_string(), cause };
+        self.serve_listener(listener, access).map_err(failed)
+    }
+
+    /// Serves who connects to a private socket.
+    ///
+    /// # Errors
+    /// When the descriptor is no listening socket that can be waited for.
+    pub fn serve_listener(&mut self, listener: UnixListener, access: Access) -> std::io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
         self.tasks.spawn(private::accept(Arc::clone(&self.shared), listener, access));
         Ok(())
     }

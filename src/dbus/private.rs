@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,8 +40,13 @@ pub enum Access {
     Everybody,
 }
 
-/// Makes the socket. One that nobody listens on any more is replaced.
-pub(super) async fn bind(socket: &Path, access: Access) -> Result<UnixListener, ServeError> {
+/// Makes a private socket, for [`Server::serve_listener`](super::Server::serve_listener). One that nobody listens on any
+/// more is replaced. The descriptor may outlive this process, in systemd's keeping or over execve(2): who connects
+/// meanwhile waits in the socket's queue.
+///
+/// # Errors
+/// [`ServeError::SocketInUse`] when a live daemon listens there.
+pub async fn bind_private(socket: &Path, access: Access) -> Result<StdUnixListener, ServeError> {
     let failed = |cause| ServeError::Socket { socket: socket.display().to_string(), cause };
     if let Some(folder) = socket.parent() {
         make_folder(folder, access).map_err(failed)?;
@@ -56,7 +62,7 @@ pub(super) async fn bind(socket: &Path, access: Access) -> Result<UnixListener, 
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    let listener = UnixListener::bind(socket).map_err(failed)?;
+    let listener = StdUnixListener::bind(socket).map_err(failed)?;
     let mode = match access {
         Access::Owner => 0o600,
         Access::Everybody => 0o666,
@@ -66,7 +72,6 @@ pub(super) async fn bind(socket: &Path, access: Access) -> Result<UnixListener, 
 }
 
 fn make_folder(folder: &Path, access: Access) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
     let mode = match access {
         Access::Owner => 0o700,
         Access::Everybody => 0o755,

@@ -140,6 +140,7 @@ impl Tree {
         let plain = names::app_path(&view.name);
         let path =
             if self.app_paths.contains_key(plain.as_str()) { names::app_path_with_id(&view.name, id) } else { plain };
+        self.touch_processes_of(id);
         self.app_paths.insert(path.to_string(), id);
         self.apps.insert(id, App { view, path });
     }
@@ -149,6 +150,7 @@ impl Tree {
         match object {
             Object::Manager => {}
             Object::App(id) => {
+                self.touch_processes_of(id);
                 if let Some(app) = self.apps.remove(&id) {
                     self.app_paths.remove(app.path.as_str());
                 }
@@ -170,6 +172,13 @@ impl Tree {
         }
     }
 
+    /// An app's path is a property of its processes.
+    fn touch_processes_of(&mut self, app: u32) {
+        let of_app = self.processes.values().filter(|view| view.app == app);
+        let objects: Vec<Object> = of_app.map(|view| Object::Process(view.id)).collect();
+        objects.into_iter().for_each(|object| self.touch(object));
+    }
+
     fn now(&self, object: Object) -> Option<Announced> {
         let path = self.path(object)?;
         let properties = self.properties(object, Audience::Everybody)?;
@@ -183,29 +192,31 @@ impl Tree {
     /// The signals that tell of what happened since the last call. An object that changed ten times meanwhile is
     /// told of once.
     pub(super) fn announce(&mut self) -> Vec<Message> {
-        let mut news = Vec::new();
+        // What goes is told of first: its path may be another's by now.
+        let (mut gone, mut news) = (Vec::new(), Vec::new());
         for (object, before) in std::mem::take(&mut self.touched) {
             let now = self.now(object);
             if let Object::Job(_) = object {
                 news.extend(job_signals(before.as_ref(), now.as_ref()));
             }
-            let signal = match (before, now) {
-                (None, Some(now)) => added(object, &now.path, &now.properties),
-                (Some(before), None) => removed(object, &before.path),
-                (Some(before), Some(now)) => {
+            match (before, now) {
+                (Some(before), Some(now)) if before.path == now.path => {
                     let changed = now.properties.iter().zip(&before.properties).filter(|(now, before)| now != before);
-                    changed_signal(object, &now.path, changed.map(|(now, _)| now))
+                    news.extend(changed_signal(object, &now.path, changed.map(|(now, _)| now)));
                 }
-                (None, None) => None,
-            };
-            news.extend(signal);
+                (before, now) => {
+                    gone.extend(before.and_then(|before| removed(object, &before.path)));
+                    news.extend(now.and_then(|now| added(object, &now.path, &now.properties)));
+                }
+            }
         }
         let counts = self.manager_counts();
         let changed = counts.iter().zip(&self.counts).filter(|(now, before)| now != before).map(|(now, _)| now);
         news.extend(changed_signal(Object::Manager, &manager_path(), changed));
         self.counts = counts;
         news.extend(std::mem::take(&mut self.events));
-        news
+        gone.append(&mut news);
+        gone
     }
 
     /// The signals that tell a listener who missed some of everything there is.

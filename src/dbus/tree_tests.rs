@@ -177,3 +177,103 @@ fn what_cannot_be_an_object_is_none() {
     assert_eq!(tree.children("/org/pm2rs1/process"), Some(Vec::new()));
     assert_eq!(tree.children("/com"), None);
 }
+
+/// What a listener knows who believes the signals: properties by path.
+type Mirror = BTreeMap<String, BTreeMap<String, String>>;
+
+fn believe(mirror: &mut Mirror, signal: &Message) {
+    let text = |properties: &HashMap<&str, Variant<'_>>| {
+        properties.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect::<BTreeMap<_, _>>()
+    };
+    let header = signal.header();
+    let body = signal.body();
+    match header.member().unwrap().as_str() {
+        "InterfacesAdded" => {
+            let (path, interfaces): (ObjectPath<'_>, HashMap<&str, HashMap<&str, Variant<'_>>>) =
+                body.deserialize().unwrap();
+            assert_eq!(interfaces.len(), 1);
+            let known = mirror.insert(path.to_string(), text(interfaces.values().next().unwrap()));
+            assert!(known.is_none(), "{path} came twice");
+        }
+        "InterfacesRemoved" => {
+            let (path, _): (ObjectPath<'_>, Vec<&str>) = body.deserialize().unwrap();
+            assert!(mirror.remove(path.as_str()).is_some(), "{path} went though it was not there");
+        }
+        "PropertiesChanged" => {
+            let (_, changed, _): (&str, HashMap<&str, Variant<'_>>, Vec<&str>) = body.deserialize().unwrap();
+            let path = header.path().unwrap().to_string();
+            if path == MANAGER_PATH {
+                mirror.entry(path).or_default().extend(text(&changed));
+            } else {
+                mirror.get_mut(&path).unwrap_or_else(|| panic!("{path} changed before it came")).extend(text(&changed));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What the tree says of all objects.
+fn told_by_tree(tree: &Tree) -> Mirror {
+    let text =
+        |properties: Properties| properties.into_iter().map(|(name, value)| (name.to_owned(), value.to_string()));
+    tree.objects()
+        .map(|object| {
+            let properties = tree.properties(object, Audience::Everybody).unwrap();
+            (tree.path(object).unwrap().to_string(), text(properties).collect())
+        })
+        .collect()
+}
+
+fn any_change() -> impl proptest::strategy::Strategy<Value = Change> {
+    use proptest::prelude::*;
+    let name = prop_oneof![Just("a"), Just("b"), Just("a b")];
+    let status = prop_oneof![Just("online"), Just("stopped"), Just("errored")];
+    let state = prop_oneof![Just(JobState::Running), Just(JobState::Done), Just(JobState::Failed)];
+    prop_oneof![
+        (0_u32..5, name).prop_map(|(id, name)| Change::App(app(id, name))),
+        (0_u32..5).prop_map(Change::AppRemoved),
+        (0_u32..5, status).prop_map(|(id, status)| Change::Process(process(id, status))),
+        (0_u32..5).prop_map(Change::ProcessRemoved),
+        (0_u32..3, state).prop_map(|(id, state)| Change::Job(job(id, state))),
+        (0_u32..3).prop_map(Change::JobRemoved),
+    ]
+}
+
+proptest::proptest! {
+    #[test]
+    fn who_believes_the_signals_knows_the_tree(
+        batches in proptest::collection::vec(proptest::collection::vec(any_change(), 0..8), 0..20),
+        fresh in proptest::collection::vec(0_u32..5, 0..4),
+    ) {
+        let mut tree = Tree::new(info());
+        let mut mirror = Mirror::new();
+        let settle = |tree: &mut Tree, mirror: &mut Mirror| {
+            tree.announce().iter().for_each(|signal| believe(mirror, signal));
+            let mut known = mirror.clone();
+            let counts = known.remove(MANAGER_PATH);
+            assert_eq!(known, told_by_tree(tree));
+            if let Some(processes) = counts.as_ref().and_then(|counts| counts.get("Processes")) {
+                assert_eq!(*processes, Variant::from(u32::try_from(tree.processes.len()).unwrap()).to_string());
+            }
+        };
+        for batch in batches {
+            batch.into_iter().for_each(|change| tree.apply(change));
+            settle(&mut tree, &mut mirror);
+        }
+        let apps: BTreeSet<u32> = fresh.into_iter().collect();
+        let apps = apps.into_iter().map(|id| app(id, "a")).collect();
+        tree.replace(apps, vec![process(4, "online")], Vec::new());
+        settle(&mut tree, &mut mirror);
+    }
+}
+
+#[test]
+fn a_path_that_changes_hands_goes_before_it_comes() {
+    let mut tree = Tree::new(info());
+    tree.apply(Change::App(app(1, "api")));
+    tree.announce();
+    tree.apply(Change::AppRemoved(1));
+    tree.apply(Change::App(app(0, "api")));
+    let told = told(&tree.announce());
+    assert!(told[0].starts_with("InterfacesRemoved") && told[1].starts_with("InterfacesAdded"), "{told:?}");
+}

@@ -239,7 +239,7 @@ async fn who_hears_signals_and_does_not_read_them_is_cut_off() {
 
 /// Gives the server a turn now and then, so that each turn has something new to tell.
 async fn serves_between(client: &Client, round: u32) {
-    if round % 8 == 0 {
+    if round.is_multiple_of(8) {
         serves(client).await;
     }
 }

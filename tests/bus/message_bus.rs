@@ -282,18 +282,28 @@ async fn a_bus_that_comes_back_is_served_again() {
 /// polkit, as far as these tests need it: everybody may manage apps, nobody anything else.
 struct Polkit;
 
+/// Whom polkit is asked about.
+#[derive(serde::Deserialize, zbus::Type)]
+struct Subject {
+    kind: String,
+    details: std::collections::HashMap<String, zbus::OwnedVariant>,
+}
+
+type ResultDetails = std::collections::HashMap<String, String>;
+
 #[interface(name = "org.freedesktop.PolicyKit1.Authority")]
 impl Polkit {
     fn check_authorization(
         &self,
-        subject: (String, std::collections::HashMap<String, zbus::OwnedVariant>),
-        action: String,
-        _details: std::collections::HashMap<String, String>,
+        subject: Subject,
+        action: &str,
+        _details: ResultDetails,
         _flags: u32,
-        _cancellation: String,
-    ) -> (bool, bool, std::collections::HashMap<String, String>) {
-        assert_eq!(subject.0, "system-bus-name");
-        (action == "org.pm2rs1.manage-apps", false, std::collections::HashMap::new())
+        _cancellation: &str,
+    ) -> (bool, bool, ResultDetails) {
+        assert_eq!(subject.kind, "system-bus-name");
+        assert!(subject.details.contains_key("name"));
+        (action == "org.pm2rs1.manage-apps", false, ResultDetails::new())
     }
 }
 
