@@ -131,8 +131,11 @@ impl Lane {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        let (done, total) = self.progress();
-        done == total
+        match self {
+            Lane::Start(lane) => lane.is_over(),
+            Lane::Stop(lane) => lane.is_over(),
+            Lane::Reload(lane) => lane.is_over(),
+        }
     }
 }
 
@@ -159,11 +162,9 @@ impl Job {
     }
 
     /// The reload lanes that are under way.
-    pub(super) fn reload_lanes(&mut self) -> impl Iterator<Item = (&mut ReloadLane, &mut Report)> {
-        let report = &mut self.report;
-        let mut report = Some(report);
-        self.lanes.iter_mut().filter_map(move |lane| match lane {
-            Lane::Reload(lane) => report.take().map(|report| (lane, report)),
+    pub(super) fn reload_lanes(&mut self) -> impl Iterator<Item = &mut ReloadLane> {
+        self.lanes.iter_mut().filter_map(|lane| match lane {
+            Lane::Reload(lane) if !lane.is_over() => Some(lane),
             _ => None,
         })
     }
@@ -178,7 +179,7 @@ impl Job {
                 Lane::Stop(lane) => lane.advance(fleet, &mut self.report),
                 Lane::Reload(lane) => {
                     let queued = older.iter().flat_map(|job| &job.lanes).any(|o| o.app() == lane.app && !o.is_over());
-                    lane.advance(fleet, queued, self.since, &mut self.report);
+                    lane.advance(fleet, queued, &mut self.report);
                 }
             }
         }
@@ -210,6 +211,9 @@ impl Fleet {
 
     /// Takes rows away from the jobs whose wish contradicts a newer one.
     pub(super) fn supersede(&mut self, processes: &[ProcessId], by: JobKind) {
+        for process in processes {
+            self.discard_incoming(*process);
+        }
         let ends = matches!(by, JobKind::Stop | JobKind::Delete | JobKind::Scale | JobKind::Shutdown);
         let by = by.as_str();
         for job in &mut self.jobs {

@@ -12,7 +12,9 @@ mod fleet;
 mod ids;
 mod jobs;
 mod process;
+mod ready;
 mod reload;
+mod replace;
 mod restart;
 mod scale;
 mod spec;
@@ -38,3 +40,6 @@ pub use spec::{
 pub use start::{SavedApp, SavedProcess};
 pub use time::{Now, Time};
 pub use worker::{Readiness, WORKER_TRANSITIONS, Worker, WorkerState};
+
+#[cfg(test)]
+mod tests;

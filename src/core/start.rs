@@ -9,9 +9,7 @@ use super::jobs::{JobKind, Lane, Report};
 use super::process::{Desired, Process, State};
 use super::restart::Record;
 use super::worker::{Readiness, Worker, WorkerState};
-use super::{
-    Action, App, AppId, AppSpec, Fleet, JobId, LogLevel, ProcessId, SpawnFailure, SpawnOrder, Timer, Uid, WorkerId,
-};
+use super::{Action, App, AppId, AppSpec, Fleet, JobId, LogLevel, ProcessId, SpawnOrder, Timer, Uid, WorkerId};
 
 /// After the first process of an app has proved that it starts, so many are started at a time.
 const STARTS_AT_ONCE: usize = 4;
@@ -57,6 +55,10 @@ impl StartLane {
 
     pub(super) fn progress(&self) -> (usize, usize) {
         (self.count(StartStep::Over), self.steps.len())
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.count(StartStep::Over) == self.steps.len()
     }
 
     fn count(&self, step: StartStep) -> usize {
@@ -111,7 +113,8 @@ impl StartLane {
 
     fn begin(&self, fleet: &mut Fleet, since: WorkerId, process: ProcessId) {
         // A newer request may have done it already.
-        let Some(row) = fleet.processes.get(&process).filter(|row| row.latest <= Some(since)) else { return };
+        let Some(row) = fleet.processes.get_mut(&process).filter(|row| row.latest <= Some(since)) else { return };
+        row.desired = Desired::Running;
         if self.restart {
             fleet.restart_process(process, true);
         } else if row.current.is_none() {
@@ -131,7 +134,8 @@ impl StartLane {
                     report.fail(Some(*process), format!("cannot start `{name}` (process {process}): {why}"));
                     // Nothing of it ever ran: it is as if it had not been asked for.
                     let impossible = fleet.processes.get(process).is_some_and(|row| row.state == State::Errored)
-                        && fleet.apps.get(&self.app).is_some_and(|app| !app.executed);
+                        && fleet.apps.get(&self.app).is_some_and(|app| !app.executed)
+                        && fleet.workers.values().all(|worker| worker.app != self.app);
                     if self.fresh && impossible {
                         fleet.forget_app(self.app);
                         self.steps.iter_mut().for_each(|(_, step)| *step = StartStep::Over);
@@ -468,123 +472,6 @@ impl Fleet {
         self.push(Action::SpawnWorker(Box::new(order)));
         self.save();
         Some(id)
-    }
-
-    pub(super) fn worker_spawned(&mut self, id: WorkerId, pid: u32) {
-        let now = self.now();
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.pid.is_none()) else { return };
-        worker.pid = Some(pid);
-        worker.spawned_at = Some(now.mono);
-        worker.started_at = Some(now.wall);
-        let (app, process, state) = (worker.app, worker.process, worker.state);
-        if let Some(app) = self.apps.get_mut(&app) {
-            app.executed = true;
-        }
-        if let Some(row) = self.processes.get_mut(&process).filter(|row| row.current == Some(id)) {
-            row.started_at = Some(now.wall);
-        }
-        self.touch(process);
-        self.save();
-        match state {
-            WorkerState::Stopping => self.signal_end(id),
-            WorkerState::Starting => {
-                self.see_whether_ready(id);
-                if let Some(timeout) = self.starting_spec(id).map(|spec| spec.listen_timeout) {
-                    self.arm(Timer::Listen(id), timeout);
-                }
-            }
-            WorkerState::Ready | WorkerState::Draining | WorkerState::Exited => {}
-        }
-    }
-
-    fn starting_spec(&self, id: WorkerId) -> Option<&AppSpec> {
-        self.workers.get(&id).filter(|worker| worker.state == WorkerState::Starting)?;
-        self.spec_of_worker(id).map(Arc::as_ref)
-    }
-
-    pub(super) fn spawn_failed(&mut self, id: WorkerId, failure: SpawnFailure) {
-        if self.workers.get(&id).is_some_and(|worker| worker.pid.is_none()) {
-            self.worker_over(id, Some(failure));
-        }
-    }
-
-    pub(super) fn worker_online(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.online = true;
-            self.see_whether_ready(id);
-        }
-    }
-
-    pub(super) fn worker_listening(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.online = true;
-            worker.listened = true;
-            self.see_whether_ready(id);
-        }
-    }
-
-    pub(super) fn ready_received(&mut self, id: WorkerId) {
-        let Some(probe) = self.starting_spec(id).map(|spec| spec.probe.is_some() && spec.wait_ready) else { return };
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        // With both, the app's word comes first and the probe confirms it.
-        if probe && !worker.probing {
-            worker.probing = true;
-            self.push(Action::StartProbe { worker: id });
-        } else {
-            worker.told = true;
-            self.see_whether_ready(id);
-        }
-    }
-
-    fn see_whether_ready(&mut self, id: WorkerId) {
-        let Some(spec) = self.starting_spec(id) else { return };
-        let Some(worker) = self.workers.get(&id) else { return };
-        let (probe, proven) = (worker.wants_probe(spec), worker.is_proven());
-        if probe {
-            if let Some(worker) = self.workers.get_mut(&id) {
-                worker.probing = true;
-            }
-            self.push(Action::StartProbe { worker: id });
-        }
-        if proven {
-            self.become_ready(id);
-        }
-    }
-
-    fn become_ready(&mut self, id: WorkerId) {
-        self.disarm(Timer::Listen(id));
-        self.set_worker_state(id, WorkerState::Ready);
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.was_ready = true;
-        let (process, first) = (worker.process, worker.first);
-        let Some(row) = self.processes.get(&process).filter(|row| row.current == Some(id)) else { return };
-        let manually = row.manually;
-        self.set_state(process, State::Ready);
-        self.log(LogLevel::Info, process, "online");
-        self.announce(process, "online", manually);
-        self.announce(process, if first { "start" } else { "restart" }, manually);
-        if let Some(row) = self.processes.get_mut(&process) {
-            row.manually = false;
-        }
-    }
-
-    /// At a start, PM2 takes a worker for ready that did not say so in time; who asked is told. One that is to replace
-    /// another has failed.
-    pub(super) fn listen_timed_out(&mut self, id: WorkerId) {
-        let Some(spec) = self.starting_spec(id) else { return };
-        let timeout = spec.listen_timeout;
-        let Some(worker) = self.workers.get(&id) else { return };
-        let process = worker.process;
-        if worker.on_trial {
-            return self.trial_failed(id, &format!("was not ready within {timeout} ms"));
-        }
-        let name = self.name_of(process);
-        self.warn_starters(
-            process,
-            &format!("`{name}` (process {process}) was not ready within {timeout} ms; it counts as ready from now on"),
-        );
-        self.log(LogLevel::Warning, process, &format!("was not ready within {timeout} ms, counts as ready"));
-        self.become_ready(id);
     }
 
     /// How the start of a row stands that was asked for when `since` was the last worker.

@@ -27,6 +27,10 @@ impl StopLane {
         (self.steps.iter().filter(|(_, over)| *over).count(), self.steps.len())
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.steps.iter().all(|(_, over)| *over)
+    }
+
     pub(super) fn supersede(&mut self, process: ProcessId, by: &str, report: &mut Report) {
         for (_, over) in self.steps.iter_mut().filter(|(id, over)| *id == process && !*over) {
             *over = true;

@@ -1,0 +1,134 @@
+//! From ordered to ready: what is heard of a starting worker, and when that suffices.
+
+use std::sync::Arc;
+
+use super::process::State;
+use super::worker::WorkerState;
+use super::{Action, AppSpec, Fleet, LogLevel, SpawnFailure, Timer, WorkerId};
+
+impl Fleet {
+    pub(super) fn worker_spawned(&mut self, id: WorkerId, pid: u32) {
+        let now = self.now();
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.pid.is_none()) else { return };
+        worker.pid = Some(pid);
+        worker.spawned_at = Some(now.mono);
+        worker.started_at = Some(now.wall);
+        let (app, process, state) = (worker.app, worker.process, worker.state);
+        if let Some(app) = self.apps.get_mut(&app) {
+            app.executed = true;
+        }
+        if let Some(row) = self.processes.get_mut(&process).filter(|row| row.current == Some(id)) {
+            row.started_at = Some(now.wall);
+        }
+        self.touch(process);
+        self.save();
+        match state {
+            WorkerState::Stopping => self.signal_end(id),
+            WorkerState::Starting => {
+                self.see_whether_ready(id);
+                if let Some(timeout) = self.starting_spec(id).map(|spec| spec.listen_timeout) {
+                    self.arm(Timer::Listen(id), timeout);
+                }
+            }
+            WorkerState::Ready | WorkerState::Draining | WorkerState::Exited => {}
+        }
+    }
+
+    fn starting_spec(&self, id: WorkerId) -> Option<&AppSpec> {
+        self.workers.get(&id).filter(|worker| worker.state == WorkerState::Starting)?;
+        self.spec_of_worker(id).map(Arc::as_ref)
+    }
+
+    pub(super) fn spawn_failed(&mut self, id: WorkerId, failure: SpawnFailure) {
+        if self.workers.get(&id).is_some_and(|worker| worker.pid.is_none()) {
+            self.worker_over(id, Some(failure));
+        }
+    }
+
+    pub(super) fn worker_online(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.online = true;
+            self.see_whether_ready(id);
+        }
+    }
+
+    pub(super) fn worker_listening(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.online = true;
+            worker.listened = true;
+            self.see_whether_ready(id);
+        }
+    }
+
+    pub(super) fn ready_received(&mut self, id: WorkerId) {
+        let Some(probe) = self.starting_spec(id).map(|spec| spec.probe.is_some() && spec.wait_ready) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        // With both, the app's word comes first and the probe confirms it.
+        if probe && !worker.probing {
+            worker.probing = true;
+            self.push(Action::StartProbe { worker: id });
+        } else {
+            worker.told = true;
+            self.see_whether_ready(id);
+        }
+    }
+
+    fn see_whether_ready(&mut self, id: WorkerId) {
+        let Some(spec) = self.starting_spec(id) else { return };
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (probe, proven) = (worker.wants_probe(spec), worker.is_proven());
+        if probe {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.probing = true;
+            }
+            self.push(Action::StartProbe { worker: id });
+        }
+        if proven {
+            self.become_ready(id);
+        }
+    }
+
+    fn become_ready(&mut self, id: WorkerId) {
+        self.disarm(Timer::Listen(id));
+        self.set_worker_state(id, WorkerState::Ready);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.was_ready = true;
+        let (process, first) = (worker.process, worker.first);
+        let Some(row) = self.processes.get(&process).filter(|row| row.current == Some(id)) else { return };
+        let manually = row.manually;
+        self.set_state(process, State::Ready);
+        self.log(LogLevel::Info, process, "online");
+        self.announce(process, "online", manually);
+        self.announce(process, if first { "start" } else { "restart" }, manually);
+        if let Some(row) = self.processes.get_mut(&process) {
+            row.manually = false;
+        }
+    }
+
+    /// At a start, PM2 takes a worker for ready that did not say so in time; who asked is told. One that is to replace
+    /// another has failed.
+    pub(super) fn listen_timed_out(&mut self, id: WorkerId) {
+        let Some(spec) = self.starting_spec(id) else { return };
+        let timeout = spec.listen_timeout;
+        let Some(worker) = self.workers.get(&id) else { return };
+        let process = worker.process;
+        if worker.on_trial && self.trial_failed(id, &format!("was not ready within {timeout} ms")) {
+            return;
+        }
+        let name = self.name_of(process);
+        self.warn_starters(
+            process,
+            &format!("`{name}` (process {process}) was not ready within {timeout} ms; it counts as ready from now on"),
+        );
+        self.log(LogLevel::Warning, process, &format!("was not ready within {timeout} ms, counts as ready"));
+        self.become_ready(id);
+    }
+
+    /// A worker whose time ran out while it was on trial, and that stays after all, counts as any other.
+    pub(super) fn see_whether_overdue(&mut self, id: WorkerId) {
+        let spawned = self.workers.get(&id).is_some_and(|worker| worker.pid.is_some());
+        if spawned && self.timers.at(Timer::Listen(id)).is_none() {
+            self.listen_timed_out(id);
+        }
+    }
+}
