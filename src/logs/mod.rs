@@ -1,1 +1,237 @@
 //! The log path: from a worker's pipes to files, the journal and followers.
+//!
+//! Owns the read ends of all workers' pipes and every log file. One thread, apart from the daemon's loop, does all the
+//! reading and writing; everybody else holds a [`Logs`] and asks. Must never keep a worker waiting for a disk, a journal
+//! or a reader for long, and must never lose a line without counting it.
+//!
+//! ```text
+//!   pipe ─▶ Stream ─▶ Sinks ─┬─▶ LogFile ─▶ rotated, then compressed and capped by the Housekeeper
+//!                            ├─▶ Journal
+//!                            ├─▶ Follower ─▶ pipe of whoever looks on
+//!                            └─▶ Memory (last lines, where no file has them)
+//! ```
+//!
+//! What comes from a pipe leaves it only when it is where it belongs: see `stream.rs`.
+
+mod collector;
+pub mod daemon_log;
+pub mod dayjs;
+mod file;
+mod follow;
+mod format;
+mod last_lines;
+mod loss;
+mod mailbox;
+pub mod message_ids;
+mod paths;
+mod rotation;
+mod sinks;
+mod split;
+mod stream;
+mod tail;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use collector::Collector;
+use mailbox::{Command, FollowRequest, Mailbox};
+pub use paths::{combined_path, out_path};
+
+use crate::core::{AppId, AppSpec, ProcessId, WorkerId};
+use crate::sys::identity::Identity;
+
+/// Events that wait for the daemon; more are folded into later ones.
+const MAX_EVENTS: usize = 256;
+
+/// Settings of the log path.
+#[derive(Debug, Clone)]
+pub struct LogsConfig {
+    /// Whether lines go to the journal where an app's spec does not say otherwise.
+    pub journal: bool,
+    /// The daemon's own log folder. Files right in it are created by the daemon and given to the app's owner, who
+    /// cannot create any there.
+    pub folder: PathBuf,
+    /// Bytes of all apps' rotated files together.
+    pub total_size: u64,
+}
+
+impl LogsConfig {
+    /// With the usual bounds.
+    #[must_use]
+    pub fn new(journal: bool, folder: PathBuf) -> LogsConfig {
+        LogsConfig { journal, folder, total_size: 4 << 30 }
+    }
+}
+
+/// Something about logs that the daemon should tell people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogEvent {
+    /// Lines of a process were lost since the last such event.
+    Dropped {
+        /// Whose.
+        process: ProcessId,
+        /// How many; a part of a line counts as one.
+        lines: u64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// What the process writes is kept again.
+    Recovered {
+        /// Whose lines.
+        process: ProcessId,
+        /// How many were lost in between.
+        lines: u64,
+    },
+}
+
+/// A process whose logs can be asked for, whether it runs or not.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The row.
+    pub process: ProcessId,
+    /// The app.
+    pub app: AppId,
+    /// Its name.
+    pub app_name: String,
+    /// The owner of its files.
+    pub identity: Identity,
+    /// Where its output goes.
+    pub spec: Arc<AppSpec>,
+}
+
+/// A worker whose output is to be read.
+#[derive(Debug)]
+pub struct Source {
+    /// The worker.
+    pub worker: WorkerId,
+    /// The row it serves.
+    pub process: ProcessId,
+    /// The app.
+    pub app: AppId,
+    /// Its name.
+    pub app_name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its instance number.
+    pub instance: u32,
+    /// Its process id; 0 where it is not known yet, see [`Logs::set_pid`].
+    pub pid: u32,
+    /// The systemd unit it runs in.
+    pub unit: Option<String>,
+    /// Whose rights its files are opened with.
+    pub identity: Identity,
+    /// Where its output goes.
+    pub spec: Arc<AppSpec>,
+    /// Read end of its standard output.
+    pub stdout: OwnedFd,
+    /// Read end of its standard error.
+    pub stderr: OwnedFd,
+}
+
+/// What is known about a process's output.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Bytes read since the daemon started.
+    pub bytes: u64,
+    /// Lines lost.
+    pub dropped: u64,
+    /// What is wrong with its files or the journal right now.
+    pub last_error: Option<String>,
+}
+
+/// A cheap way to the log path. It ends when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    mailbox: Arc<Mailbox>,
+}
+
+impl Logs {
+    /// Starts the log path. When threads or descriptors have run out already the log path is dead: that is logged, everything asked of it is
+    /// answered with nothing, and workers get EPIPE.
+    #[must_use]
+    pub fn start(config: LogsConfig) -> (Logs, mpsc::Receiver<LogEvent>) {
+        let (events, receiver) = mpsc::channel(MAX_EVENTS);
+        let mailbox = Collector::start(config, events).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot start the log path");
+            Mailbox::dead()
+        });
+        (Logs { mailbox: Arc::new(mailbox) }, receiver)
+    }
+
+    /// A process exists: its files can be asked for from now on, whether it runs or not.
+    pub fn know(&self, known: Known) {
+        self.mailbox.send(Command::Know(Box::new(known)));
+    }
+
+    /// Reads what this worker writes from now on, what is in its pipes already included.
+    pub fn attach(&self, source: Source) {
+        self.mailbox.send(Command::Attach(Box::new(source)));
+    }
+
+    /// The worker's process id has become known.
+    pub fn set_pid(&self, worker: WorkerId, pid: u32) {
+        self.mailbox.send(Command::SetPid(worker, pid));
+    }
+
+    /// The worker has ended: reads what is left in its pipes, writes it and closes them. Returns when that is done.
+    /// When somebody else still holds a pipe open it is closed after a short while; whoever writes to it then gets
+    /// EPIPE. Goes on when the future is dropped.
+    pub async fn detach(&self, worker: WorkerId) {
+        self.ask(|reply| Command::Detach(worker, reply)).await;
+    }
+
+    /// The last lines of these processes (`None` for all) and then, with `follow`, what they write; also of processes
+    /// that join an app all of whose processes are followed. The descriptor is the read end of a pipe of JSON objects, one a line:
+    /// `{"process_id","app_name","type":"out|err","timestamp","message"}`. `timestamp` is in milliseconds since the epoch,
+    /// 0 where the file does not tell. An object with `"missed": n` stands in for n lines that were not read in time.
+    ///
+    /// # Errors
+    /// When there are no descriptors left or the log path is dead.
+    pub async fn follow(
+        &self,
+        processes: Option<Vec<ProcessId>>,
+        lines: u32,
+        follow: bool,
+        out: bool,
+        err: bool,
+    ) -> io::Result<OwnedFd> {
+        let request = FollowRequest { processes, lines, follow, out, err };
+        let answer = self.ask(|reply| Command::Follow(request, reply)).await;
+        answer.unwrap_or_else(|| Err(io::Error::other("the log path is not running")))
+    }
+
+    /// The last lines of one stream of a process, the oldest first.
+    pub async fn tail(&self, process: ProcessId, err: bool, lines: u32) -> Vec<String> {
+        self.ask(|reply| Command::Tail { process, err, lines, reply }).await.unwrap_or_default()
+    }
+
+    /// Empties the files of these processes. What cannot be emptied is told.
+    pub async fn flush(&self, processes: Vec<ProcessId>) -> Vec<String> {
+        self.ask(|reply| Command::Flush(processes, reply)).await.unwrap_or_default()
+    }
+
+    /// Opens all files anew, after somebody else renamed them.
+    pub async fn reopen(&self) {
+        self.ask(Command::Reopen).await;
+    }
+
+    /// The process is gone for good; its files stay.
+    pub fn forget(&self, process: ProcessId) {
+        self.mailbox.send(Command::Forget(process));
+    }
+
+    /// How much a process wrote, what was lost of it, and what is wrong now.
+    pub async fn counters(&self, process: ProcessId) -> Counters {
+        self.ask(|reply| Command::Counters(process, reply)).await.unwrap_or_default()
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(make(reply));
+        answer.await.ok()
+    }
+}

@@ -29,7 +29,7 @@ pub enum Interest {
 }
 
 impl Interest {
-    fn flags(self) -> EventFlags {
+    pub(super) fn flags(self) -> EventFlags {
         match self {
             Interest::Nothing => EventFlags::empty(),
             Interest::Readable => EventFlags::IN,
@@ -122,7 +122,7 @@ impl Epoll {
     }
 }
 
-fn readiness(event: epoll::Event) -> Readiness {
+pub(super) fn readiness(event: epoll::Event) -> Readiness {
     let flags = event.flags;
     let ended = flags.intersects(EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR);
     Readiness {

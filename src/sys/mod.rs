@@ -3,6 +3,7 @@
 //! Owns every system call that the standard library and tokio do not offer. Must never know of apps, workers or
 //! Node, and never panic over what the kernel answers.
 
+pub mod append;
 pub mod cgroup;
 pub mod clock;
 pub mod durable;
@@ -11,6 +12,8 @@ pub mod identity;
 pub mod memfd;
 pub mod notify;
 pub mod pidfd;
+pub mod pipe;
+pub mod poller;
 pub mod proc;
 pub mod reuseport;
 pub mod scope;

@@ -1,0 +1,436 @@
+//! The log thread: waits for pipes, commands and times, and gives each stream its turn.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::file::{LogFile, Place, Writer};
+use super::follow::{Follower, Wanted};
+use super::format::{Form, Origin};
+use super::loss::Losses;
+use super::mailbox::{Command, FollowRequest, Inbox, Mailbox};
+use super::sinks::{FileId, Outlet, Sinks};
+use super::stream::{self, Stream, Turn};
+use super::{Counters, Known, LogEvent, LogsConfig, Source, combined_path, last_lines, out_path};
+use crate::core::{ProcessId, WorkerId};
+use crate::sys::epoll::Interest;
+use crate::sys::poller::Poller;
+
+/// Token of the mailbox.
+const WAKE: u64 = u64::MAX;
+/// Tokens of followers begin here; those of streams end well below.
+const FOLLOWERS: u64 = 1 << 40;
+/// Turns between two looks at what else happened.
+const TURNS: usize = 16;
+/// A worker that ended is given up when its pipes do not come to an end within this time of being found empty.
+const GRACE: Duration = Duration::from_millis(200);
+/// And within this time when they are never found empty.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A row of the process list.
+#[derive(Debug)]
+struct Row {
+    known: Known,
+    out: Option<FileId>,
+    err: Option<FileId>,
+    combined: Option<FileId>,
+}
+
+impl Row {
+    fn files(&self) -> impl Iterator<Item = FileId> {
+        [self.out, self.err, self.combined].into_iter().flatten()
+    }
+}
+
+#[derive(Debug)]
+struct Departure {
+    patience: Instant,
+    empty_since: Option<Instant>,
+    replies: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    streams: [(Outlet, Stream); 2],
+    departure: Option<Departure>,
+}
+
+/// What the log thread owns.
+#[derive(Debug)]
+pub struct Collector {
+    config: LogsConfig,
+    inbox: Inbox,
+    poller: Poller,
+    rows: BTreeMap<ProcessId, Row>,
+    paths: HashMap<PathBuf, FileId>,
+    workers: HashMap<WorkerId, Worker>,
+    ready: VecDeque<Writer>,
+    sinks: Sinks,
+    next_follower: u64,
+}
+
+impl Collector {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When there are no descriptors or threads left.
+    pub fn start(config: LogsConfig, events: mpsc::Sender<LogEvent>) -> io::Result<Mailbox> {
+        let (mailbox, inbox) = Mailbox::new()?;
+        let poller = Poller::new()?;
+        poller.add(&inbox.wake, WAKE, Interest::Readable)?;
+        let collector = Collector {
+            config,
+            inbox,
+            poller,
+            rows: BTreeMap::new(),
+            paths: HashMap::new(),
+            workers: HashMap::new(),
+            ready: VecDeque::new(),
+            sinks: Sinks::new(Losses::new(events))?,
+            next_follower: FOLLOWERS,
+        };
+        std::thread::Builder::new().name("logs".to_owned()).spawn(move || collector.run())?;
+        Ok(mailbox)
+    }
+
+    fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let timeout =
+                if self.ready.is_empty() { self.wakes_at(now).map(|at| at - now) } else { Some(Duration::ZERO) };
+            let Ok(happened) = self.poller.wait(timeout) else { return };
+            let now = Instant::now();
+            for readiness in happened {
+                match readiness.token {
+                    WAKE => {
+                        if !self.on_wake(now) {
+                            return;
+                        }
+                    }
+                    token if token >= FOLLOWERS => self.on_follower(token, readiness.ended),
+                    token => self.queue(stream::writer(token)),
+                }
+            }
+            for _ in 0..TURNS {
+                let Some(writer) = self.ready.pop_front() else { break };
+                self.turn(writer, now);
+            }
+            self.pump_all();
+            self.on_time(now);
+        }
+    }
+
+    /// When something is to be done though nothing happens.
+    fn wakes_at(&mut self, now: Instant) -> Option<Instant> {
+        let files = self.sinks.all_files().filter_map(|(_, file)| file.wakes_at(now)).min();
+        let workers = self.workers.values().flat_map(|worker| {
+            let departure = worker.departure.as_ref().map(|departure| {
+                departure.empty_since.map_or(departure.patience, |since| departure.patience.min(since + GRACE))
+            });
+            let streams = worker.streams.iter().filter_map(|(_, stream)| stream.wakes_at);
+            streams.chain(departure)
+        });
+        workers.chain(files).min().map(|at| at.max(now))
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        self.sinks.wake_files(now);
+        let mut over = Vec::new();
+        for (id, worker) in &mut self.workers {
+            for (outlet, stream) in &mut worker.streams {
+                if stream.wakes_at.is_some_and(|at| at <= now) && !stream.queued {
+                    stream.queued = true;
+                    self.ready.push_back(outlet.writer);
+                }
+            }
+            let Some(departure) = &mut worker.departure else { continue };
+            let done = worker.streams.iter().all(|(_, stream)| stream.ended || (stream.empty && !stream.queued));
+            let since = if done { Some(*departure.empty_since.get_or_insert(now)) } else { None };
+            let ended = worker.streams.iter().all(|(_, stream)| stream.ended);
+            if ended || departure.patience <= now || since.is_some_and(|since| since + GRACE <= now) {
+                over.push(*id);
+            }
+        }
+        for worker in over {
+            self.release(worker, now);
+        }
+    }
+
+    /// False when nobody will ask for anything any more.
+    fn on_wake(&mut self, now: Instant) -> bool {
+        let mut bytes = [0; 64];
+        let open = matches!(self.inbox.wake.read(&mut bytes), Ok(length) if length > 0);
+        for command in self.inbox.take() {
+            self.perform(command, now);
+        }
+        open
+    }
+
+    fn perform(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Know(known) => self.know(*known),
+            Command::Attach(source) => self.attach(*source),
+            Command::SetPid(..) => {}
+            Command::Detach(worker, reply) => self.detach(worker, reply, now),
+            Command::Follow(request, reply) => drop(reply.send(self.follow(&request))),
+            Command::Tail { process, err, lines, reply } => drop(reply.send(self.tail(process, err, lines))),
+            Command::Flush(processes, reply) => drop(reply.send(self.flush(&processes))),
+            Command::Reopen(reply) => {
+                for (_, file) in self.sinks.all_files() {
+                    file.reopen(now);
+                }
+                drop(reply.send(()));
+            }
+            Command::Forget(process) => self.forget(process),
+            Command::Counters(process, reply) => drop(reply.send(self.counters(process))),
+        }
+    }
+
+    fn know(&mut self, known: Known) {
+        let out = out_path(&known.spec, known.process, false).map(|path| self.file(path, &known));
+        let err = out_path(&known.spec, known.process, true).map(|path| self.file(path, &known));
+        let combined = combined_path(&known.spec, known.process).map(|path| self.file(path, &known));
+        self.rows.insert(known.process, Row { known, out, err, combined });
+    }
+
+    fn file(&mut self, path: PathBuf, known: &Known) -> FileId {
+        let ours = path.parent() == Some(&self.config.folder);
+        let place = Place { path: path.clone(), owner: known.identity.clone(), ours };
+        let rotate = &known.spec.log.rotate;
+        if let Some((id, file)) = self.paths.get(&path).and_then(|id| Some((*id, self.sinks.file(*id)?))) {
+            file.reconfigure(place, rotate);
+            return id;
+        }
+        let id = self.sinks.add_file(LogFile::new(place, rotate));
+        self.paths.insert(path, id);
+        id
+    }
+
+    fn attach(&mut self, source: Source) {
+        let Source { worker, process, app, app_name, identity, spec, stdout, stderr, .. } = source;
+        let known = Known { process, app, app_name: app_name.clone(), identity, spec: spec.clone() };
+        self.know(known);
+        let Some(row) = self.rows.get(&process) else { return };
+        let journal = spec.log.journal.unwrap_or(self.config.journal) && !spec.log.disable_logs;
+        let (out, err, combined) = (row.out, row.err, row.combined);
+        let outlet = |err_stream: bool, file: Option<FileId>| Outlet {
+            writer: Writer { worker, err: err_stream },
+            app,
+            app_name: app_name.clone(),
+            process,
+            form: Form::of(&spec),
+            file,
+            combined,
+            remember: journal && file.is_none() && combined.is_none(),
+        };
+        let streams = [(outlet(false, out), Stream::new(stdout)), (outlet(true, err), Stream::new(stderr))];
+        for (outlet, stream) in &streams {
+            for id in [outlet.file, outlet.combined].into_iter().flatten() {
+                if let Some(file) = self.sinks.file(id) {
+                    file.writers += 1;
+                }
+            }
+            // A pipe that epoll does not take is none; its first turn finds that out.
+            drop(self.poller.add(stream.pipe(), stream::token(outlet.writer), Interest::MoreReadable));
+        }
+        let writers = streams.each_ref().map(|(outlet, _)| outlet.writer);
+        self.workers.insert(worker, Worker { streams, departure: None });
+        for writer in writers {
+            self.queue(Some(writer));
+        }
+    }
+
+    fn queue(&mut self, writer: Option<Writer>) {
+        let Some(writer) = writer else { return };
+        let Some(worker) = self.workers.get_mut(&writer.worker) else { return };
+        let stream = &mut worker.streams[usize::from(writer.err)].1;
+        if !stream.queued && !stream.ended {
+            stream.queued = true;
+            self.ready.push_back(writer);
+        }
+    }
+
+    fn turn(&mut self, writer: Writer, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&writer.worker) else { return };
+        let (outlet, stream) = &mut worker.streams[usize::from(writer.err)];
+        stream.queued = false;
+        if stream.ended {
+            return;
+        }
+        match stream.turn(outlet, &mut self.sinks, now) {
+            Turn::More => {
+                stream.queued = true;
+                self.ready.push_back(writer);
+            }
+            Turn::Unfinished(until) => stream.wakes_at = Some(until),
+            Turn::Empty | Turn::Blocked => {}
+            Turn::Ended => {
+                // Its end would be told again and again.
+                drop(self.poller.delete(stream.pipe()));
+                stream.finish(outlet, &mut self.sinks, now);
+            }
+        }
+    }
+
+    fn detach(&mut self, id: WorkerId, reply: oneshot::Sender<()>, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            drop(reply.send(()));
+            return;
+        };
+        match &mut worker.departure {
+            Some(departure) => departure.replies.push(reply),
+            None => {
+                worker.departure = Some(Departure { patience: now + PATIENCE, empty_since: None, replies: vec![reply] })
+            }
+        }
+        let writers = worker.streams.each_ref().map(|(outlet, _)| outlet.writer);
+        for writer in writers {
+            self.queue(Some(writer));
+        }
+    }
+
+    fn release(&mut self, id: WorkerId, now: Instant) {
+        let Some(mut worker) = self.workers.remove(&id) else { return };
+        for (outlet, stream) in &mut worker.streams {
+            if !stream.ended {
+                drop(self.poller.delete(stream.pipe()));
+                stream.abandon(outlet, &mut self.sinks, now);
+            }
+            for id in [outlet.file, outlet.combined].into_iter().flatten() {
+                if let Some(file) = self.sinks.file(id) {
+                    file.writers = file.writers.saturating_sub(1);
+                    if file.writers == 0 && file.is_well() {
+                        file.close();
+                    }
+                }
+            }
+        }
+        self.pump_all();
+        for reply in worker.departure.into_iter().flat_map(|departure| departure.replies) {
+            drop(reply.send(()));
+        }
+    }
+
+    fn follow(&mut self, request: &FollowRequest) -> io::Result<std::os::fd::OwnedFd> {
+        let processes: Option<BTreeSet<ProcessId>> =
+            request.processes.as_ref().map(|ids| ids.iter().copied().collect());
+        let apps = match &processes {
+            None => BTreeSet::new(),
+            Some(wanted) => {
+                // An app of which every process is followed is followed itself: what joins it is followed, too.
+                let partly = self.rows.iter().filter(|(id, _)| !wanted.contains(id)).map(|(_, row)| row.known.app);
+                let partly: BTreeSet<_> = partly.collect();
+                let some = wanted.iter().filter_map(|id| self.rows.get(id)).map(|row| row.known.app);
+                some.filter(|app| !partly.contains(app)).collect()
+            }
+        };
+        let mut waiting = Vec::new();
+        if request.lines > 0 {
+            let rows = self.rows.iter().filter(|(id, _)| processes.as_ref().is_none_or(|wanted| wanted.contains(id)));
+            let rows: Vec<ProcessId> = rows.map(|(id, _)| *id).collect();
+            self.last_lines(&rows, request, &mut waiting);
+        }
+        let wanted = Wanted { processes, apps, out: request.out, err: request.err };
+        let (mut follower, reader) = Follower::new(wanted, waiting, request.follow)?;
+        if follower.pump() {
+            let token = self.next_follower;
+            self.next_follower += 1;
+            self.poller.add(follower.pipe(), token, Interest::MoreReadableOrWritable)?;
+            self.sinks.followers.insert(token, follower);
+        }
+        Ok(reader)
+    }
+
+    /// The last lines of each of these processes' files, the file that was written to longest ago first.
+    fn last_lines(&mut self, rows: &[ProcessId], request: &FollowRequest, waiting: &mut Vec<u8>) {
+        let mut files = Vec::new();
+        let mut seen = BTreeSet::new();
+        for id in rows {
+            let Some(row) = self.rows.get(id) else { continue };
+            let streams = [(false, row.out, request.out), (true, row.err, request.err)];
+            for (err, file, _) in streams.into_iter().filter(|(.., wanted)| *wanted) {
+                let place = file.filter(|id| seen.insert(*id)).and_then(|id| self.sinks.file(id));
+                if let Some(place) = place.map(|file| file.place().clone()) {
+                    files.push((row.known.process, err, place));
+                }
+            }
+        }
+        let mut last = last_lines::LastLines::new(request.lines);
+        for (process, err, place) in files {
+            let Some(row) = self.rows.get(&process) else { continue };
+            let origin = Origin { process, app_name: &row.known.app_name, err };
+            last.add_file(&place, origin, &Form::of(&row.known.spec));
+        }
+        for id in rows {
+            let Some(row) = self.rows.get(id) else { continue };
+            let origin = Origin { process: *id, app_name: &row.known.app_name, err: false };
+            let (out, err) = (request.out && row.out.is_none(), request.err && row.err.is_none());
+            last.add_memory(&self.sinks.tally(*id).memory, origin, out, err);
+        }
+        last.append_to(waiting);
+    }
+
+    fn tail(&mut self, process: ProcessId, err: bool, lines: u32) -> Vec<String> {
+        let Some(row) = self.rows.get(&process) else { return Vec::new() };
+        let file = if err { row.err } else { row.out }.or(row.combined);
+        let form = Form::of(&row.known.spec);
+        let place = file.and_then(|id| self.sinks.file(id)).map(|file| file.place().clone());
+        match place {
+            Some(place) => last_lines::texts(&place, &form, lines),
+            None => {
+                let memory = &self.sinks.tally(process).memory;
+                let last = memory.last(usize::try_from(lines).unwrap_or(usize::MAX), !err, err);
+                last.into_iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect()
+            }
+        }
+    }
+
+    fn flush(&mut self, processes: &[ProcessId]) -> Vec<String> {
+        let mut errors = Vec::new();
+        for id in processes {
+            let Some(row) = self.rows.get(id) else { continue };
+            self.sinks.tally(*id).memory.clear();
+            for file in row.files() {
+                if let Some(Err(error)) = self.sinks.file(file).map(LogFile::empty) {
+                    errors.push(error.to_string());
+                }
+            }
+        }
+        errors
+    }
+
+    fn forget(&mut self, process: ProcessId) {
+        let Some(row) = self.rows.remove(&process) else { return };
+        self.sinks.forget(process);
+        for id in row.files() {
+            let used = self.rows.values().any(|other| other.files().any(|file| file == id));
+            let written = self.sinks.file(id).is_some_and(|file| file.writers > 0);
+            if !used && !written {
+                self.sinks.remove_file(id);
+                self.paths.retain(|_, file| *file != id);
+            }
+        }
+    }
+
+    fn counters(&mut self, process: ProcessId) -> Counters {
+        let files: Vec<FileId> = self.rows.get(&process).into_iter().flat_map(Row::files).collect();
+        let last_error = files.into_iter().find_map(|id| self.sinks.file(id)?.error());
+        let bytes = self.sinks.tally(process).bytes;
+        Counters { bytes, dropped: self.sinks.losses.of(process).lines, last_error }
+    }
+
+    fn on_follower(&mut self, token: u64, left: bool) {
+        if left {
+            self.sinks.followers.remove(&token);
+        } else if let Some(follower) = self.sinks.followers.get_mut(&token) {
+            follower.room();
+        }
+    }
+
+    fn pump_all(&mut self) {
+        self.sinks.followers.retain(|_, follower| follower.pump());
+    }
+}

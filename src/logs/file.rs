@@ -1,0 +1,674 @@
+//! One log file: opened with its owner's rights, appended to, rotated, and doing without when it cannot be written.
+//!
+//! Must never lose a line without counting it, never wait for a disk that is full, and never write with more rights
+//! than the file's owner has.
+
+use std::fs::{DirBuilder, File, Metadata};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use croner::Cron;
+use croner::parser::{CronParser, Seconds};
+use jiff::{Timestamp, Zoned};
+
+use super::loss::Lost;
+use super::rotation::{self, Names, Step};
+use crate::core::{RotateSpec, WorkerId};
+use crate::sys::identity::{Identity, run_as};
+use crate::sys::{append, pipe};
+
+/// Bytes that wait for a file that cannot be written; what comes beyond is dropped.
+const MAX_PENDING: usize = 64 << 10;
+/// Before a file that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Before a rotation that failed is tried again; the file just grows meanwhile.
+const RETRY_ROTATION: Duration = Duration::from_secs(30);
+/// Between two looks whether somebody moved or removed the file.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Files rotated within the same unit of the date format.
+const MAX_SEQUENCE: u32 = 10_000;
+
+/// Which stream of which worker writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Writer {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its standard error rather than its standard output.
+    pub err: bool,
+}
+
+/// Why a file is not written to.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be opened or created.
+    #[error("cannot open `{path}`: {source}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It takes no more.
+    #[error("cannot write to `{path}`: {source}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be renamed, or no new one opened in its place.
+    #[error("cannot rotate `{path}`: {source}")]
+    Rotate {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be emptied.
+    #[error("cannot empty `{path}`: {source}")]
+    Empty {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Where a log file is and with whose rights it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its owner.
+    pub owner: Identity,
+    /// It lies in the daemon's own log folder, where its owner may create nothing: the daemon creates it and gives it
+    /// to its owner. Nobody else can put a link there.
+    pub ours: bool,
+}
+
+impl Place {
+    /// Runs `f` with the rights that hold for this file.
+    ///
+    /// # Errors
+    /// When the owner's rights cannot be taken on, or what `f` says.
+    pub fn with_rights<T: Send>(&self, f: impl FnOnce(&Path) -> io::Result<T> + Send) -> io::Result<T> {
+        if self.ours {
+            return f(&self.path);
+        }
+        run_as(&self.owner, || f(&self.path)).map_err(io::Error::other)?
+    }
+
+    fn open(&self) -> io::Result<File> {
+        let file = self.with_rights(|path| match append::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let folder = path.parent().unwrap_or(Path::new("/"));
+                DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+                append::open(path)
+            }
+            other => other,
+        })?;
+        if self.ours {
+            std::os::unix::fs::fchown(&file, Some(self.owner.uid), Some(self.owner.gid))?;
+        }
+        Ok(file)
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// A regular file; else a device or a fifo, which has no size and cannot be rotated.
+    regular: bool,
+    size: u64,
+    inode: (u64, u64),
+    looked: Instant,
+    /// Whether bytes may be moved into it: not once somebody else was seen to append to it, whose lines that could
+    /// overwrite.
+    movable: bool,
+}
+
+#[derive(Debug)]
+struct Fault {
+    error: FileError,
+    retry: Instant,
+}
+
+#[derive(Debug)]
+struct Rotation {
+    spec: RotateSpec,
+    names: Names,
+    cron: Option<Cron>,
+    due: Option<Timestamp>,
+    not_before: Option<Instant>,
+}
+
+/// A log file, shared by all who write into it.
+#[derive(Debug)]
+pub struct LogFile {
+    place: Place,
+    rotation: Option<Rotation>,
+    open: Option<Open>,
+    /// Streams that write into it.
+    pub writers: u32,
+    last_writer: Option<Writer>,
+    /// Whether what was written last ended with a line feed; `None` when nobody looked.
+    at_line_start: Option<bool>,
+    pending: Vec<u8>,
+    /// Lines of this writer are dropped up to the next line feed.
+    skipping: Option<Writer>,
+    fault: Option<Fault>,
+    complaint: Option<FileError>,
+    rotated: bool,
+}
+
+impl LogFile {
+    /// A file that is opened when somebody writes.
+    #[must_use]
+    pub fn new(place: Place, spec: &RotateSpec) -> LogFile {
+        let mut file = LogFile {
+            place,
+            rotation: None,
+            open: None,
+            writers: 0,
+            last_writer: None,
+            at_line_start: None,
+            pending: Vec::new(),
+            skipping: None,
+            fault: None,
+            complaint: None,
+            rotated: false,
+        };
+        file.set_rotation(spec);
+        file
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Takes on another spec's idea of rotation, and perhaps another owner.
+    pub fn reconfigure(&mut self, place: Place, spec: &RotateSpec) {
+        if self.place != place {
+            self.close();
+            self.place = place;
+        }
+        if self.rotation.as_ref().is_none_or(|rotation| rotation.spec != *spec) {
+            self.set_rotation(spec);
+        }
+    }
+
+    fn set_rotation(&mut self, spec: &RotateSpec) {
+        self.rotation = spec.enabled.then(|| {
+            let parser = CronParser::builder().seconds(Seconds::Optional).sloppy_ranges(true).build();
+            // A pattern that is wrong was refused when the app was started.
+            let cron = spec.interval.as_deref().and_then(|pattern| parser.parse(pattern).ok());
+            let due = cron.as_ref().and_then(next_due);
+            let names = Names::of(&self.place.path, &spec.date_format);
+            Rotation { spec: spec.clone(), names, cron, due, not_before: None }
+        });
+    }
+
+    /// Names and settings of its rotated files, where it has any.
+    #[must_use]
+    pub fn kept(&self) -> Option<(&Names, &RotateSpec)> {
+        self.rotation.as_ref().map(|rotation| (&rotation.names, &rotation.spec))
+    }
+
+    /// Whether it was rotated since this was last asked.
+    pub fn take_rotated(&mut self) -> bool {
+        std::mem::take(&mut self.rotated)
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        let error = self.fault.as_ref().map(|fault| &fault.error).or(self.complaint.as_ref());
+        error.map(ToString::to_string)
+    }
+
+    /// Whether nothing keeps it from being written.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.fault.is_none() && self.pending.is_empty()
+    }
+
+    /// When something is to be done though nobody writes: a new try, a planned rotation.
+    #[must_use]
+    pub fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.writers > 0 || !self.pending.is_empty();
+        let retry = self.fault.as_ref().filter(|_| waiting).map(|fault| fault.retry);
+        let due = self.rotation.as_ref().filter(|_| self.open.is_some()).and_then(|rotation| rotation.due);
+        let due = due.map(|due| {
+            let wait = due.duration_since(Timestamp::now());
+            now + Duration::try_from(wait).unwrap_or(Duration::ZERO)
+        });
+        [retry, due].into_iter().flatten().min()
+    }
+
+    /// Does what [`LogFile::wakes_at`] announced.
+    pub fn wake(&mut self, now: Instant) {
+        if self.fault.is_some() {
+            self.write_pending(now);
+            if self.writers == 0 && self.is_well() {
+                self.close();
+            }
+        }
+        let Some(rotation) = &mut self.rotation else { return };
+        if rotation.due.is_some_and(|due| due <= Timestamp::now()) {
+            rotation.due = rotation.cron.as_ref().and_then(next_due);
+            if self.open.as_ref().is_some_and(|open| open.size > 0) {
+                self.rotate(now);
+            }
+        }
+    }
+
+    /// Closes it until somebody writes again.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+
+    /// Closes it, so that what is there under its name now is opened instead; at once if somebody writes into it.
+    pub fn reopen(&mut self, now: Instant) {
+        self.open = None;
+        self.fault = None;
+        if self.writers > 0 {
+            self.ensure_open(now);
+            self.write_pending(now);
+        }
+    }
+
+    /// Empties it.
+    ///
+    /// # Errors
+    /// When its owner may not.
+    pub fn empty(&mut self) -> Result<(), FileError> {
+        let emptied = match &self.open {
+            Some(open) if open.regular => open.file.set_len(0),
+            Some(_) => Ok(()),
+            None => self.place.with_rights(|path| match std::fs::metadata(path) {
+                Ok(meta) if meta.is_file() => File::options().write(true).open(path)?.set_len(0),
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            }),
+        };
+        emptied.map_err(|source| FileError::Empty { path: self.place.path.clone(), source })?;
+        if let Some(open) = &mut self.open {
+            open.size = 0;
+        }
+        self.at_line_start = Some(true);
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Moves what is in the pipe into the file unseen, at most `limit` bytes; `None` when that cannot be done now and
+    /// the bytes must be looked at.
+    pub fn move_unseen(
+        &mut self,
+        pipe: impl AsFd,
+        limit: usize,
+        writer: Writer,
+        now: Instant,
+    ) -> Option<io::Result<usize>> {
+        if !self.can_move(writer, now) {
+            return None;
+        }
+        if self
+            .rotation
+            .as_ref()
+            .is_some_and(|rotation| self.size().saturating_add(limit as u64) > rotation.spec.max_size)
+        {
+            return None;
+        }
+        match self.move_in(pipe, limit, now) {
+            Ok(moved) => {
+                self.at_line_start = None;
+                Some(Ok(moved))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(Err(error)),
+            Err(_) => None,
+        }
+    }
+
+    /// Takes these bytes, which were seen at the head of the pipe, out of it and into the file. Tells what was lost.
+    pub fn take(&mut self, pipe: impl AsFd, bytes: &[u8], writer: Writer, null: &File, now: Instant) -> Lost {
+        let mut rest = bytes;
+        while !rest.is_empty() && self.can_move(writer, now) {
+            let length = match self.step(rest, now) {
+                Step::Write(length) => length,
+                Step::Rotate => {
+                    self.rotate(now);
+                    continue;
+                }
+            };
+            match self.move_in(&pipe, length, now) {
+                Ok(moved) if moved > 0 => {
+                    self.at_line_start = Some(rest[moved - 1] == b'\n');
+                    rest = &rest[moved..];
+                }
+                _ => break,
+            }
+        }
+        let lost = self.push(rest, writer, now);
+        let mut left = rest.len();
+        while left > 0 {
+            match pipe::discard(&pipe, null, left) {
+                Ok(gone) if gone > 0 => left -= gone,
+                _ => break,
+            }
+        }
+        lost
+    }
+
+    /// Appends bytes. Tells what was lost.
+    pub fn push(&mut self, mut bytes: &[u8], writer: Writer, now: Instant) -> Lost {
+        let mut lost = Lost::default();
+        if self.skipping == Some(writer) {
+            let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+            lost.bytes += end as u64;
+            if end > 0 && bytes[end - 1] == b'\n' {
+                self.skipping = None;
+            }
+            bytes = &bytes[end..];
+        }
+        if bytes.is_empty() {
+            return lost;
+        }
+        if self.ensure_open(now) {
+            if !self.is_well() {
+                self.write_pending(now);
+            }
+            if self.is_well() {
+                self.separate(writer);
+            }
+        }
+        while !bytes.is_empty() && self.is_well() && self.open.is_some() {
+            match self.step(bytes, now) {
+                Step::Rotate => self.rotate(now),
+                Step::Write(length) => {
+                    let written = self.append(&bytes[..length], now);
+                    bytes = &bytes[written..];
+                }
+            }
+        }
+        if !bytes.is_empty() {
+            lost.add(self.put_off(bytes, writer));
+        }
+        lost
+    }
+
+    /// Keeps what the file does not take now, in whole lines, as far as there is room.
+    fn put_off(&mut self, bytes: &[u8], writer: Writer) -> Lost {
+        let room = MAX_PENDING.saturating_sub(self.pending.len());
+        let fits = if bytes.len() <= room {
+            bytes.len()
+        } else {
+            bytes[..room].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+        };
+        let (kept, dropped) = bytes.split_at(fits);
+        if !kept.is_empty() {
+            if self.pending.is_empty() && self.last_writer.is_some_and(|last| last != writer) && !self.ends_line() {
+                self.pending.push(b'\n');
+            }
+            self.pending.extend_from_slice(kept);
+            self.last_writer = Some(writer);
+        }
+        if !dropped.is_empty() {
+            if !dropped.ends_with(b"\n") {
+                self.skipping = Some(writer);
+            }
+            // The end of a line whose head is there is gone: what comes next is not to go on with that head.
+            let whole = match self.pending.last() {
+                Some(byte) => *byte == b'\n',
+                None => self.ends_line(),
+            };
+            if !whole {
+                self.pending.push(b'\n');
+            }
+        }
+        Lost::all_of(dropped)
+    }
+
+    fn write_pending(&mut self, now: Instant) {
+        if self.fault.as_ref().is_some_and(|fault| fault.retry > now) || !self.ensure_open(now) {
+            return;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let mut rest = pending.as_slice();
+        while !rest.is_empty() {
+            match self.step(rest, now) {
+                Step::Rotate => self.rotate(now),
+                Step::Write(length) => match self.append(&rest[..length], now) {
+                    0 => break,
+                    written => rest = &rest[written..],
+                },
+            }
+        }
+        if rest.is_empty() {
+            self.fault = None;
+        } else {
+            self.pending = rest.to_vec();
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.size)
+    }
+
+    /// What becomes of these bytes, the file being open.
+    fn step(&mut self, bytes: &[u8], now: Instant) -> Step {
+        let regular = self.open.as_ref().is_some_and(|open| open.regular);
+        let max = match &self.rotation {
+            Some(rotation) if regular && rotation.not_before.is_none_or(|at| at <= now) => {
+                rotation.spec.max_size.max(1)
+            }
+            _ => return Step::Write(bytes.len()),
+        };
+        if self.size().saturating_add(bytes.len() as u64) <= max {
+            return Step::Write(bytes.len());
+        }
+        let at_line_start = self.ends_line();
+        rotation::step(bytes, self.size(), max, at_line_start)
+    }
+
+    /// Whether the file ends with a whole line, or nothing tells that it does not.
+    fn ends_line(&mut self) -> bool {
+        if let Some(known) = self.at_line_start {
+            return known;
+        }
+        let ends = match &self.open {
+            Some(open) if open.regular && open.size > 0 => {
+                append::last_byte(&open.file).is_none_or(|byte| byte == b'\n')
+            }
+            _ => true,
+        };
+        self.at_line_start = Some(ends);
+        ends
+    }
+
+    /// Ends a line that another writer left unfinished.
+    fn separate(&mut self, writer: Writer) {
+        if self.last_writer == Some(writer) {
+            return;
+        }
+        // A file just opened may end within a line of this very writer, who wrote it to the daemon before this one.
+        if self.last_writer.is_some() && !self.ends_line() {
+            if let Some(open) = &mut self.open
+                && append::append(&open.file, b"\n").is_ok()
+            {
+                open.size += 1;
+            }
+            self.at_line_start = Some(true);
+        }
+        self.last_writer = Some(writer);
+    }
+
+    fn can_move(&mut self, writer: Writer, now: Instant) -> bool {
+        if !self.is_well() || self.skipping.is_some() || !self.ensure_open(now) {
+            return false;
+        }
+        self.separate(writer);
+        self.open.as_ref().is_some_and(|open| open.regular && open.movable)
+    }
+
+    fn move_in(&mut self, pipe: impl AsFd, limit: usize, now: Instant) -> io::Result<usize> {
+        let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotFound.into()) };
+        let size = open.file.metadata()?.size();
+        if size > open.size {
+            // Somebody else appends, too.
+            open.movable = false;
+            open.size = size;
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        open.size = size;
+        match pipe::move_to_file(pipe, &open.file, size, limit) {
+            Ok(moved) => {
+                open.size += moved as u64;
+                Ok(moved)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                open.movable = false;
+                Err(error)
+            }
+            Err(error) => {
+                let kind = error.kind();
+                self.fail_writing(error, now);
+                Err(kind.into())
+            }
+        }
+    }
+
+    /// Appends what the file takes; tells how much that was. Less than all is a fault.
+    fn append(&mut self, bytes: &[u8], now: Instant) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            let Some(open) = &mut self.open else { break };
+            match append::append(&open.file, &bytes[written..]) {
+                Ok(0) => {
+                    self.fail_writing(io::ErrorKind::WriteZero.into(), now);
+                    break;
+                }
+                Ok(n) => {
+                    open.size = open.size.saturating_add(n as u64);
+                    written += n;
+                }
+                Err(error) => {
+                    self.fail_writing(error, now);
+                    break;
+                }
+            }
+        }
+        if written > 0 {
+            self.at_line_start = Some(bytes[written - 1] == b'\n');
+        }
+        written
+    }
+
+    fn fail_writing(&mut self, source: io::Error, now: Instant) {
+        let error = FileError::Write { path: self.place.path.clone(), source };
+        self.fault = Some(Fault { error, retry: now + RETRY });
+    }
+
+    fn ensure_open(&mut self, now: Instant) -> bool {
+        if let Some(open) = &mut self.open {
+            if now.duration_since(open.looked) < LOOK_AFTER || !open.regular {
+                return true;
+            }
+            open.looked = now;
+            if !moved(&self.place.path, open) {
+                return true;
+            }
+            self.open = None;
+        }
+        if self.fault.as_ref().is_some_and(|fault| fault.retry > now) {
+            return false;
+        }
+        match self.place.open().and_then(|file| opened(file, now)) {
+            Ok(open) => {
+                self.at_line_start = if open.size == 0 { Some(true) } else { None };
+                self.open = Some(open);
+                if self.pending.is_empty() {
+                    self.fault = None;
+                }
+                true
+            }
+            Err(source) => {
+                let error = FileError::Open { path: self.place.path.clone(), source };
+                self.fault = Some(Fault { error, retry: now + RETRY });
+                false
+            }
+        }
+    }
+
+    /// Gives the file the name of a rotated one and goes on in a new one. When that cannot be done it just grows.
+    fn rotate(&mut self, now: Instant) {
+        let Some(rotation) = &mut self.rotation else { return };
+        let renamed = rename(&self.place, &rotation.names, self.open.as_ref());
+        match renamed.and_then(|()| self.place.open()).and_then(|file| opened(file, now)) {
+            Ok(open) => {
+                self.at_line_start = if open.size == 0 { Some(true) } else { None };
+                self.open = Some(open);
+                self.complaint = None;
+                self.rotated = true;
+            }
+            Err(source) => {
+                rotation.not_before = Some(now + RETRY_ROTATION);
+                self.complaint = Some(FileError::Rotate { path: self.place.path.clone(), source });
+            }
+        }
+    }
+}
+
+fn next_due(cron: &Cron) -> Option<Timestamp> {
+    cron.find_next_occurrence(&Zoned::now(), false).ok().map(|due| due.timestamp())
+}
+
+fn opened(file: File, now: Instant) -> io::Result<Open> {
+    let meta = file.metadata()?;
+    let regular = !append::is_special(&meta);
+    let size = if regular { meta.size() } else { 0 };
+    Ok(Open { file, regular, size, inode: inode(&meta), looked: now, movable: true })
+}
+
+fn inode(meta: &Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
+}
+
+/// Whether the path means another file by now, or none; takes note of the size, which others may have changed.
+fn moved(path: &Path, open: &mut Open) -> bool {
+    let Ok(meta) = open.file.metadata() else { return true };
+    if meta.size() < open.size {
+        open.size = meta.size();
+    }
+    // Whether it is there is all that is asked, so the daemon's own rights do.
+    match std::fs::metadata(path) {
+        Ok(there) => inode(&there) != open.inode,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn rename(place: &Place, names: &Names, open: Option<&Open>) -> io::Result<()> {
+    let inode_open = open.map(|open| open.inode);
+    place.with_rights(|path| {
+        // Somebody moved it already: what is there now is not ours to rename.
+        if inode_open != std::fs::metadata(path).ok().as_ref().map(inode) {
+            return Ok(());
+        }
+        let now = Zoned::now();
+        for sequence in 0..MAX_SEQUENCE {
+            let target = path.with_file_name(names.at(&now, sequence));
+            let mut compressed = target.clone().into_os_string();
+            compressed.push(".gz");
+            if target.symlink_metadata().is_err() && Path::new(&compressed).symlink_metadata().is_err() {
+                return std::fs::rename(path, target);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    })
+}

@@ -1,0 +1,276 @@
+//! Those who look on: each has a pipe into which lines go as JSON objects.
+//!
+//! Must never wait for one of them: what a follower does not read in time is left out for it alone, and it is told how
+//! much that was.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use serde::Serialize;
+
+use super::format::Origin;
+use crate::core::{AppId, ProcessId};
+use crate::sys::pipe;
+
+/// Bytes that wait for a follower besides those in its pipe.
+const MAX_WAITING: usize = 256 << 10;
+
+/// A line as followers get it.
+#[derive(Debug, Serialize)]
+struct Record<'a> {
+    process_id: u32,
+    app_name: &'a str,
+    #[serde(rename = "type")]
+    stream: &'a str,
+    /// Milliseconds since the epoch; 0 for a line that comes from a file which does not tell.
+    timestamp: i64,
+    message: &'a str,
+    /// Lines left out before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed: Option<u64>,
+}
+
+/// Appends a line as followers get it, line feed included.
+pub fn append_record(to: &mut Vec<u8>, origin: Origin<'_>, timestamp: i64, text: &[u8]) {
+    append(to, origin, timestamp, &String::from_utf8_lossy(text), None);
+}
+
+fn append(to: &mut Vec<u8>, origin: Origin<'_>, timestamp: i64, message: &str, missed: Option<u64>) {
+    let record = Record {
+        process_id: origin.process.0,
+        app_name: origin.app_name,
+        stream: origin.stream(),
+        timestamp,
+        message,
+        missed,
+    };
+    // Writing strings and numbers into memory cannot fail.
+    drop(serde_json::to_writer(&mut *to, &record));
+    to.push(b'\n');
+}
+
+/// Whose lines a follower wants.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// These processes; `None` for all there are and will be.
+    pub processes: Option<BTreeSet<ProcessId>>,
+    /// And all there will be of these apps.
+    pub apps: BTreeSet<AppId>,
+    /// Standard output.
+    pub out: bool,
+    /// Standard error.
+    pub err: bool,
+}
+
+impl Wanted {
+    fn stream(&self, err: bool) -> bool {
+        if err { self.err } else { self.out }
+    }
+
+    fn process(&self, app: AppId, process: ProcessId) -> bool {
+        self.apps.contains(&app) || self.processes.as_ref().is_none_or(|processes| processes.contains(&process))
+    }
+}
+
+/// Lines of one stream, ready for followers.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// Its app.
+    pub app: AppId,
+    /// Its process and stream.
+    pub origin: Origin<'a>,
+    /// When they came, milliseconds since the epoch.
+    pub timestamp: i64,
+    /// The records, a line feed after each.
+    pub records: &'a [u8],
+    /// How many they are.
+    pub lines: u64,
+}
+
+#[derive(Debug)]
+struct Missed {
+    lines: u64,
+    timestamp: i64,
+    process: ProcessId,
+    app_name: String,
+    err: bool,
+}
+
+/// One who looks on.
+#[derive(Debug)]
+pub struct Follower {
+    pipe: File,
+    wanted: Wanted,
+    waiting: Vec<u8>,
+    /// Of `waiting`, what is in the pipe already.
+    sent: usize,
+    missed: Option<Missed>,
+    /// Its pipe had no room when it was last tried.
+    full: bool,
+    /// It gets nothing more but what waits.
+    last: bool,
+}
+
+impl Follower {
+    /// A follower who first gets `waiting`, and nothing else unless `follow`. Also the read end for it.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn new(wanted: Wanted, waiting: Vec<u8>, follow: bool) -> io::Result<(Follower, OwnedFd)> {
+        let (reader, writer) = pipe::with_nonblocking_writer()?;
+        let follower =
+            Follower { pipe: writer.into(), wanted, waiting, sent: 0, missed: None, full: false, last: !follow };
+        Ok((follower, reader))
+    }
+
+    /// The write end of its pipe.
+    #[must_use]
+    pub fn pipe(&self) -> impl AsFd + '_ {
+        &self.pipe
+    }
+
+    /// Whether it wants lines of this stream.
+    #[must_use]
+    pub fn wants(&self, app: AppId, origin: Origin<'_>) -> bool {
+        !self.last && self.wanted.stream(origin.err) && self.wanted.process(app, origin.process)
+    }
+
+    /// Gives it these lines, or lets it miss them.
+    pub fn give(&mut self, batch: &Batch<'_>) {
+        if self.waiting.len() - self.sent > MAX_WAITING || self.missed.is_some() {
+            let missed = self.missed.get_or_insert_with(|| Missed {
+                lines: 0,
+                timestamp: 0,
+                process: batch.origin.process,
+                app_name: batch.origin.app_name.to_owned(),
+                err: batch.origin.err,
+            });
+            missed.lines = missed.lines.saturating_add(batch.lines);
+            missed.timestamp = batch.timestamp;
+            return;
+        }
+        self.compact();
+        self.waiting.extend_from_slice(batch.records);
+    }
+
+    fn compact(&mut self) {
+        if self.sent == self.waiting.len() {
+            self.waiting.clear();
+            self.sent = 0;
+            // One burst is not to keep its memory for as long as the follower looks on.
+            self.waiting.shrink_to(64 << 10);
+        } else if self.sent > MAX_WAITING / 2 {
+            self.waiting.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// There is room in its pipe again.
+    pub fn room(&mut self) {
+        self.full = false;
+    }
+
+    /// Puts what waits into the pipe, as far as there is room. False when the follower is gone or has got all it
+    /// wanted.
+    pub fn pump(&mut self) -> bool {
+        if self.full {
+            return true;
+        }
+        loop {
+            while self.sent < self.waiting.len() {
+                match self.pipe.write(&self.waiting[self.sent..]) {
+                    Ok(written) => self.sent += written,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                    Err(error) => {
+                        self.full = error.kind() == io::ErrorKind::WouldBlock;
+                        return self.full;
+                    }
+                }
+            }
+            self.compact();
+            let Some(missed) = self.missed.take() else { return !self.last };
+            let origin = Origin { process: missed.process, app_name: &missed.app_name, err: missed.err };
+            let lines = missed.lines;
+            let message = format!("[{lines} {} left out: read too slowly]", if lines == 1 { "line" } else { "lines" });
+            append(&mut self.waiting, origin, missed.timestamp, &message, Some(lines));
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    fn everything() -> Wanted {
+        Wanted { out: true, err: true, ..Wanted::default() }
+    }
+
+    const ORIGIN: Origin<'_> = Origin { process: ProcessId(1), app_name: "api", err: false };
+
+    #[test]
+    fn a_slow_follower_is_told_how_much_it_missed() {
+        let (mut follower, reader) = Follower::new(everything(), Vec::new(), true).unwrap();
+        let mut given = 0;
+        for n in 0..20_000u64 {
+            let mut records = Vec::new();
+            append_record(&mut records, ORIGIN, 5, format!("line {n}").as_bytes());
+            follower.give(&Batch { app: AppId(1), origin: ORIGIN, timestamp: 5, records: &records, lines: 1 });
+            assert!(follower.pump());
+            given += 1;
+        }
+        assert!(follower.waiting.len() <= MAX_WAITING * 2);
+        let told = std::thread::spawn(move || {
+            let mut seen = 0u64;
+            for line in BufReader::new(File::from(reader)).lines() {
+                let record: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+                match record.get("missed") {
+                    Some(missed) => return (seen, missed.as_u64().unwrap()),
+                    None => assert_eq!(record["message"], format!("line {seen}")),
+                }
+                seen += 1;
+            }
+            (seen, 0)
+        });
+        while follower.missed.is_some() || follower.sent < follower.waiting.len() {
+            follower.room();
+            assert!(follower.pump());
+            std::thread::yield_now();
+        }
+        drop(follower);
+        let (seen, missed) = told.join().unwrap();
+        assert!(missed > 0);
+        assert_eq!(seen + missed, given);
+    }
+
+    #[test]
+    fn a_follower_that_left_is_noticed() {
+        let (mut follower, reader) = Follower::new(everything(), b"x\n".to_vec(), true).unwrap();
+        assert!(follower.pump());
+        drop(reader);
+        follower.give(&Batch { app: AppId(1), origin: ORIGIN, timestamp: 0, records: b"y\n", lines: 1 });
+        assert!(!follower.pump());
+    }
+
+    #[test]
+    fn one_who_wants_the_last_lines_only_gets_an_end() {
+        let (mut follower, reader) = Follower::new(everything(), b"x\n".to_vec(), false).unwrap();
+        assert!(!follower.wants(AppId(1), ORIGIN));
+        assert!(!follower.pump());
+        drop(follower);
+        assert_eq!(std::io::read_to_string(File::from(reader)).unwrap(), "x\n");
+    }
+
+    #[test]
+    fn who_is_wanted() {
+        let some = Wanted { processes: Some([ProcessId(1)].into()), apps: [AppId(7)].into(), out: true, err: false };
+        let (follower, _reader) = Follower::new(some, Vec::new(), true).unwrap();
+        assert!(follower.wants(AppId(1), ORIGIN));
+        assert!(!follower.wants(AppId(1), Origin { err: true, ..ORIGIN }));
+        assert!(!follower.wants(AppId(1), Origin { process: ProcessId(2), ..ORIGIN }));
+        assert!(follower.wants(AppId(7), Origin { process: ProcessId(2), ..ORIGIN }));
+    }
+}

@@ -1,0 +1,110 @@
+//! The last lines of several processes, as a follower gets them first.
+
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::file::Place;
+use super::follow::append_record;
+use super::format::{Form, Origin};
+use super::tail::{self, Memory};
+
+/// Bytes that one follower may get this way.
+const MAX_BYTES: usize = 16 << 20;
+
+#[derive(Deserialize)]
+struct JsonLine {
+    message: String,
+    #[serde(default)]
+    timestamp: String,
+}
+
+/// Collects them file by file.
+#[derive(Debug)]
+pub struct LastLines {
+    wanted: usize,
+    groups: Vec<(SystemTime, Vec<u8>)>,
+}
+
+impl LastLines {
+    /// So many of each file.
+    #[must_use]
+    pub fn new(wanted: u32) -> LastLines {
+        LastLines { wanted: usize::try_from(wanted).unwrap_or(usize::MAX), groups: Vec::new() }
+    }
+
+    /// Adds those of a file. One that cannot be read has none.
+    pub fn add_file(&mut self, place: &Place, origin: Origin<'_>, form: &Form) {
+        let Ok((modified, lines)) = tail::of_file(place, self.wanted) else { return };
+        let mut records = Vec::new();
+        for line in &lines {
+            let (timestamp, text) = read_back(form, line);
+            append_record(&mut records, origin, timestamp, &text);
+        }
+        self.groups.push((modified, records));
+    }
+
+    /// Adds those that are remembered of a process without files.
+    pub fn add_memory(&mut self, memory: &Memory, origin: Origin<'_>, out: bool, err: bool) {
+        let lines = memory.last(self.wanted, out, err);
+        let Some(newest) = lines.last() else { return };
+        let modified = SystemTime::from(Timestamp::from_millisecond(newest.timestamp).unwrap_or_default());
+        let mut records = Vec::new();
+        for line in &lines {
+            append_record(&mut records, Origin { err: line.err, ..origin }, line.timestamp, &line.text);
+        }
+        self.groups.push((modified, records));
+    }
+
+    /// Appends them all, those of the file that was written to longest ago first.
+    pub fn append_to(mut self, waiting: &mut Vec<u8>) {
+        self.groups.sort_by_key(|(modified, _)| *modified);
+        // When it is too much, the files written to last are the ones to keep.
+        let mut room = MAX_BYTES;
+        let fit = self.groups.iter().rev().take_while(|(_, records)| {
+            let fits = records.len() <= room;
+            room = room.saturating_sub(records.len());
+            fits
+        });
+        let skip = self.groups.len() - fit.count();
+        for (_, records) in &self.groups[skip..] {
+            waiting.extend_from_slice(records);
+        }
+    }
+}
+
+/// The last lines of a file as the process wrote them.
+#[must_use]
+pub fn texts(place: &Place, form: &Form, lines: u32) -> Vec<String> {
+    let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
+    let Ok((_, lines)) = tail::of_file(place, wanted) else { return Vec::new() };
+    lines.iter().map(|line| String::from_utf8_lossy(&read_back(form, line).1).into_owned()).collect()
+}
+
+/// Time and text of a line of a file. Where the file has more than the text, that is taken off if it can be told
+/// apart.
+fn read_back(form: &Form, line: &[u8]) -> (i64, Vec<u8>) {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if let Form::Json(_) = form
+        && let Ok(json) = serde_json::from_slice::<JsonLine>(line)
+    {
+        let timestamp = json.timestamp.parse::<Timestamp>().map_or(0, Timestamp::as_millisecond);
+        return (timestamp, json.message.trim_end_matches(['\r', '\n']).as_bytes().to_vec());
+    }
+    (0, line.to_vec())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_lines_are_read_back() {
+        let line = br#"{"message":"x\n","timestamp":"2026-11-21T00:00:00.123Z","type":"out"}"#;
+        assert_eq!(read_back(&Form::Json(None), line), (1_795_219_200_123, b"x".to_vec()));
+        assert_eq!(read_back(&Form::Json(None), b"no json"), (0, b"no json".to_vec()));
+        assert_eq!(read_back(&Form::Raw, b"text\r"), (0, b"text".to_vec()));
+    }
+}

@@ -1,0 +1,163 @@
+//! One pipe of a worker: what is in it goes to the sinks and only then out of the pipe.
+//!
+//! Nothing is taken out of the pipe before it is where it belongs. So a daemon that is killed loses nothing: the next
+//! one finds in the pipe what did not arrive. Where nobody needs to see the lines, bytes are moved from the pipe into the
+//! file by the kernel alone; else they are looked at first (tee(2)), and an unfinished line stays in the pipe for a
+//! moment, so that its end may join it there.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::file::Writer;
+use super::sinks::{Outlet, Sinks};
+use super::split::Splitter;
+use crate::sys::pipe;
+
+/// Bytes that are handled at a time, and the size that pipes are given. Small enough that 64 MiB, the default of
+/// /proc/sys/fs/pipe-user-pages-soft, are enough for a hundred workers of one user.
+pub const CHUNK: usize = 256 << 10;
+/// How long an unfinished line may stay in the pipe. Its writer could be waiting for room, or a person for a prompt.
+const UNFINISHED: Duration = Duration::from_millis(20);
+
+/// What is to become of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// There may be more: it wants another turn.
+    More,
+    /// It is empty: it wants a turn when something comes.
+    Empty,
+    /// An unfinished line is in it: it wants a turn when more comes, or at this time.
+    Unfinished(Instant),
+    /// The journal takes no more just now: it wants a turn when that has changed.
+    Blocked,
+    /// The writer ended.
+    Ended,
+}
+
+/// A worker's standard output or standard error.
+#[derive(Debug)]
+pub struct Stream {
+    pipe: OwnedFd,
+    capacity: usize,
+    splitter: Splitter,
+    unfinished_since: Option<Instant>,
+    /// When it wants a turn though nothing comes.
+    pub wakes_at: Option<Instant>,
+    /// It waits for its turn already.
+    pub queued: bool,
+    /// Its writer ended.
+    pub ended: bool,
+    /// It was empty when it was looked at last.
+    pub empty: bool,
+}
+
+impl Stream {
+    /// Of this read end.
+    #[must_use]
+    pub fn new(read_end: OwnedFd) -> Stream {
+        let capacity = pipe::grow(&read_end, CHUNK).unwrap_or(CHUNK);
+        Stream {
+            pipe: read_end,
+            capacity,
+            splitter: Splitter::default(),
+            unfinished_since: None,
+            wakes_at: None,
+            queued: false,
+            ended: false,
+            empty: false,
+        }
+    }
+
+    /// The read end.
+    #[must_use]
+    pub fn pipe(&self) -> impl AsFd + '_ {
+        &self.pipe
+    }
+
+    /// Handles what is in the pipe, at most [`CHUNK`] bytes of it.
+    pub fn turn(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) -> Turn {
+        self.wakes_at = None;
+        let looks = sinks.look(outlet) || !self.splitter.is_empty();
+        if !looks && let Some(moved) = sinks.move_unseen(outlet, &self.pipe, CHUNK, now) {
+            return self.outcome(moved);
+        }
+        if sinks.is_blocked(outlet) {
+            return Turn::Blocked;
+        }
+        let seen = match sinks.peek(&self.pipe, CHUNK) {
+            Ok(seen) if !seen.is_empty() => seen,
+            Ok(_) => return self.outcome(Ok(0)),
+            Err(error) => return self.outcome(Err(error)),
+        };
+        let turn = if looks { self.lines(&seen, outlet, sinks, now) } else { self.bytes(&seen, outlet, sinks, now) };
+        sinks.give_back(seen);
+        self.empty = false;
+        turn
+    }
+
+    fn outcome(&mut self, moved: io::Result<usize>) -> Turn {
+        self.empty = matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        match moved {
+            Ok(0) => Turn::Ended,
+            Ok(_) => Turn::More,
+            Err(_) if self.empty => Turn::Empty,
+            // Not a pipe: there is nothing that could be read.
+            Err(_) => Turn::Ended,
+        }
+    }
+
+    /// The file alone wants them, but cannot have them unseen: it is full, or is about to be rotated.
+    fn bytes(&mut self, seen: &[u8], outlet: &Outlet, sinks: &mut Sinks, now: Instant) -> Turn {
+        sinks.take(outlet, &self.pipe, seen, now);
+        Turn::More
+    }
+
+    fn lines(&mut self, seen: &[u8], outlet: &Outlet, sinks: &mut Sinks, now: Instant) -> Turn {
+        let whole = seen.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        if whole > 0 {
+            self.unfinished_since = None;
+            sinks.deliver(outlet, &self.pipe, &mut self.splitter, &seen[..whole], now);
+            return Turn::More;
+        }
+        let since = *self.unfinished_since.get_or_insert(now);
+        // Pages of a pipe can be half empty, so a pipe that is half full may be full.
+        let full = seen.len() >= self.capacity.min(sinks.peek_limit()) / 2;
+        if full || !self.splitter.is_empty() || now.duration_since(since) >= UNFINISHED {
+            self.unfinished_since = None;
+            sinks.deliver(outlet, &self.pipe, &mut self.splitter, seen, now);
+            return Turn::More;
+        }
+        Turn::Unfinished(since + UNFINISHED)
+    }
+
+    /// Nothing more will be read: hands over what is left of an unfinished line.
+    pub fn finish(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) {
+        self.ended = true;
+        sinks.finish(outlet, &mut self.splitter, now);
+    }
+
+    /// Nothing more will be read though the writer did not end: takes an unfinished line out of the pipe, too.
+    pub fn abandon(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) {
+        if self.unfinished_since.is_some()
+            && let Ok(seen) = sinks.peek(&self.pipe, CHUNK)
+        {
+            sinks.deliver(outlet, &self.pipe, &mut self.splitter, &seen, now);
+            sinks.give_back(seen);
+        }
+        self.finish(outlet, sinks, now);
+    }
+}
+
+/// What identifies a stream in epoll's answers.
+#[must_use]
+pub fn token(writer: Writer) -> u64 {
+    u64::from(writer.worker.0) << 1 | u64::from(writer.err)
+}
+
+/// The stream of a token that [`token`] made.
+#[must_use]
+pub fn writer(token: u64) -> Option<Writer> {
+    let worker = u32::try_from(token >> 1).ok()?;
+    Some(Writer { worker: crate::core::WorkerId(worker), err: token & 1 == 1 })
+}

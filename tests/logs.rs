@@ -1,0 +1,385 @@
+//! The log path from pipes to files and followers, through its public interface and real pipes.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, PipeWriter, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pm2rs::core::{AppId, AppSpec, LogType, ProcessId, WorkerId};
+use pm2rs::logs::{LogEvent, Logs, LogsConfig, Source};
+use pm2rs::sys::identity::Identity;
+use tokio::sync::mpsc::Receiver;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Rig {
+    dir: tempfile::TempDir,
+    logs: Logs,
+    events: Receiver<LogEvent>,
+}
+
+struct Pipes {
+    worker: WorkerId,
+    out: Option<PipeWriter>,
+    err: Option<PipeWriter>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let (logs, events) = Logs::start(LogsConfig::new(false, dir.path().join("own")));
+        Rig { dir, logs, events }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn spec(&self, change: impl FnOnce(&mut AppSpec)) -> Arc<AppSpec> {
+        let mut spec = AppSpec { name: "api".to_owned(), ..AppSpec::default() };
+        spec.log.out_file = Some(self.path("logs/api-out.log"));
+        spec.log.error_file = Some(self.path("logs/api-error.log"));
+        change(&mut spec);
+        Arc::new(spec)
+    }
+
+    fn attach(&self, worker: u32, process: u32, spec: &Arc<AppSpec>) -> Pipes {
+        let (out_read, out) = std::io::pipe().unwrap();
+        let (err_read, err) = std::io::pipe().unwrap();
+        self.logs.attach(Source {
+            worker: WorkerId(worker),
+            process: ProcessId(process),
+            app: AppId(1),
+            app_name: spec.name.clone(),
+            namespace: "default".to_owned(),
+            instance: 0,
+            pid: 1000 + worker,
+            unit: None,
+            identity: Identity::own().unwrap(),
+            spec: spec.clone(),
+            stdout: out_read.into(),
+            stderr: err_read.into(),
+        });
+        Pipes { worker: WorkerId(worker), out: Some(out), err: Some(err) }
+    }
+
+    async fn end(&self, mut pipes: Pipes) {
+        pipes.out.take();
+        pipes.err.take();
+        tokio::time::timeout(DEADLINE, self.logs.detach(pipes.worker)).await.unwrap();
+    }
+
+    async fn event(&mut self) -> LogEvent {
+        tokio::time::timeout(DEADLINE, self.events.recv()).await.unwrap().unwrap()
+    }
+}
+
+impl Pipes {
+    fn out(&mut self, bytes: &[u8]) {
+        self.out.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    fn err(&mut self, bytes: &[u8]) {
+        self.err.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()
+}
+
+/// Waits until the file is as wanted.
+async fn until(path: &Path, wanted: impl Fn(&str) -> bool) -> String {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        if wanted(&text) {
+            return text;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{}: {text}", path.display());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn records(pipe: OwnedFd) -> impl Iterator<Item = serde_json::Value> {
+    BufReader::new(File::from(pipe)).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+}
+
+fn messages(pipe: OwnedFd, count: usize) -> Vec<String> {
+    records(pipe).take(count).map(|record| record["message"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn bytes_arrive_as_they_are() {
+    let rig = Rig::new();
+    let spec = rig.spec(|_| ());
+    let mut pipes = rig.attach(1, 0, &spec);
+    let bytes = b"one\r\ntw\xff\x00o\nno end";
+    pipes.out(bytes);
+    pipes.err(b"oops\n");
+    rig.end(pipes).await;
+    assert_eq!(fs::read(rig.path("logs/api-out-0.log")).unwrap(), bytes);
+    assert_eq!(read(&rig.path("logs/api-error-0.log")), "oops\n");
+    assert_eq!(rig.logs.counters(ProcessId(0)).await.bytes, bytes.len() as u64 + 5);
+}
+
+#[tokio::test]
+async fn what_has_no_line_end_yet_is_in_the_file_already() {
+    let rig = Rig::new();
+    let mut pipes = rig.attach(1, 0, &rig.spec(|_| ()));
+    pipes.out(b"50%");
+    until(&rig.path("logs/api-out-0.log"), |text| text == "50%").await;
+    rig.end(pipes).await;
+}
+
+#[tokio::test]
+async fn a_new_worker_does_not_go_on_with_the_last_ones_line() {
+    let rig = Rig::new();
+    let spec = rig.spec(|_| ());
+    let mut first = rig.attach(1, 0, &spec);
+    first.out(b"dying wor");
+    rig.end(first).await;
+    let mut second = rig.attach(2, 0, &spec);
+    second.out(b"hello\n");
+    rig.end(second).await;
+    assert_eq!(read(&rig.path("logs/api-out-0.log")), "dying wor\nhello\n");
+}
+
+#[tokio::test]
+async fn prefixes_json_and_the_combined_file() {
+    let rig = Rig::new();
+    let timed = rig.spec(|spec| {
+        spec.log.log_date_format = Some("YYYY".to_owned());
+        spec.log.log_file = Some(rig.path("logs/both.log"));
+    });
+    let mut pipes = rig.attach(1, 0, &timed);
+    pipes.out(b"a");
+    pipes.out(b"b\nc\n");
+    pipes.err(b"d\n");
+    rig.end(pipes).await;
+    let year = jiff::Zoned::now().year();
+    assert_eq!(read(&rig.path("logs/api-out-0.log")), format!("{year}: ab\n{year}: c\n"));
+    let mut both: Vec<String> = read(&rig.path("logs/both-0.log")).lines().map(str::to_owned).collect();
+    both.sort();
+    assert_eq!(both, [format!("{year}: ab"), format!("{year}: c"), format!("{year}: d")]);
+
+    let json = rig.spec(|spec| {
+        spec.log.log_type = LogType::Json;
+        spec.log.merge_logs = true;
+    });
+    let mut pipes = rig.attach(2, 1, &json);
+    pipes.out(b"x\n");
+    rig.end(pipes).await;
+    let line: serde_json::Value = serde_json::from_str(&read(&rig.path("logs/api-out.log"))).unwrap();
+    let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["message", "timestamp", "type", "process_id", "app_name"]);
+    assert_eq!(line["message"], "x\n");
+}
+
+#[tokio::test]
+async fn merged_lines_of_several_workers_stay_whole() {
+    let rig = Rig::new();
+    let spec = rig.spec(|spec| spec.log.merge_logs = true);
+    let writers: Vec<_> = (0..4u32)
+        .map(|n| {
+            let mut pipes = rig.attach(n + 1, n, &spec);
+            std::thread::spawn(move || {
+                for line in 0..2000 {
+                    let text = format!("{n} {line} {}\n", "x".repeat(line % 300));
+                    let (head, tail) = text.split_at(text.len() / 2);
+                    pipes.out(head.as_bytes());
+                    pipes.out(tail.as_bytes());
+                }
+                pipes
+            })
+        })
+        .collect();
+    for writer in writers {
+        rig.end(writer.join().unwrap()).await;
+    }
+    let mut next = [0; 4];
+    for line in read(&rig.path("logs/api-out.log")).lines() {
+        let mut words = line.split(' ');
+        let n: usize = words.next().unwrap().parse().unwrap();
+        let number: usize = words.next().unwrap().parse().unwrap();
+        assert_eq!(number, next[n], "of writer {n}");
+        assert_eq!(words.next().unwrap().len(), number % 300);
+        next[n] += 1;
+    }
+    assert_eq!(next, [2000; 4]);
+}
+
+#[tokio::test]
+async fn rotation_loses_nothing_and_cuts_between_lines() {
+    let rig = Rig::new();
+    let spec = rig.spec(|spec| {
+        spec.log.rotate.max_size = 64 << 10;
+        spec.log.rotate.retain = 10_000;
+        spec.log.rotate.compress = false;
+    });
+    let mut pipes = rig.attach(1, 0, &spec);
+    let lines = 50_000;
+    let pipes = std::thread::spawn(move || {
+        for n in 0..lines {
+            pipes.out(format!("line number {n:08}\n").as_bytes());
+        }
+        pipes
+    });
+    rig.end(pipes.join().unwrap()).await;
+    let mut seen = Vec::new();
+    let mut files = 0;
+    for entry in fs::read_dir(rig.path("logs")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = read(&path);
+        if path.file_name().unwrap().to_str().unwrap().starts_with("api-out") {
+            files += 1;
+            assert!(text.len() <= 64 << 10, "{}: {}", path.display(), text.len());
+            assert!(text.ends_with('\n'));
+            seen.extend(text.lines().map(|line| line.strip_prefix("line number ").unwrap().parse::<u32>().unwrap()));
+        }
+    }
+    assert!(files > 15, "{files}");
+    seen.sort_unstable();
+    assert_eq!(seen, (0..lines).collect::<Vec<u32>>());
+}
+
+#[tokio::test]
+async fn followers_get_the_last_lines_and_then_the_next() {
+    let rig = Rig::new();
+    let spec = rig.spec(|_| ());
+    let mut pipes = rig.attach(1, 0, &spec);
+    pipes.out(b"1\n2\n3\n");
+    until(&rig.path("logs/api-out-0.log"), |text| text == "1\n2\n3\n").await;
+    let last = rig.logs.follow(Some(vec![ProcessId(0)]), 2, false, true, true).await.unwrap();
+    assert_eq!(messages(last, 9), ["2", "3"]);
+    assert_eq!(rig.logs.tail(ProcessId(0), false, 2).await, ["2", "3"]);
+
+    let following = rig.logs.follow(Some(vec![ProcessId(0)]), 1, true, true, false).await.unwrap();
+    pipes.err(b"not wanted\n");
+    pipes.out(b"4\n5");
+    pipes.out(b"\n");
+    // A process that joins the app is followed as well.
+    let mut joining = rig.attach(2, 1, &spec);
+    let seen = tokio::task::spawn_blocking(move || {
+        let mut records = records(following);
+        let first: Vec<_> = records.by_ref().take(3).collect();
+        (first, records)
+    });
+    let (first, mut rest) = seen.await.unwrap();
+    let texts: Vec<&str> = first.iter().map(|record| record["message"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["3", "4", "5"]);
+    assert_eq!((first[0]["timestamp"].as_i64(), first[1]["type"].as_str()), (Some(0), Some("out")));
+    assert!(first[1]["timestamp"].as_i64().unwrap() > 1_700_000_000_000);
+    joining.out(b"joined\n");
+    let joined = tokio::task::spawn_blocking(move || rest.next().unwrap()).await.unwrap();
+    assert_eq!((joined["message"].as_str(), joined["process_id"].as_u64()), (Some("joined"), Some(1)));
+    rig.end(pipes).await;
+    rig.end(joining).await;
+    assert_eq!(read(&rig.path("logs/api-out-0.log")), "1\n2\n3\n4\n5\n");
+}
+
+#[tokio::test]
+async fn a_follower_that_does_not_read_slows_nobody() {
+    let rig = Rig::new();
+    let mut pipes = rig.attach(1, 0, &rig.spec(|spec| spec.log.rotate.enabled = false));
+    let slow = rig.logs.follow(None, 0, true, true, true).await.unwrap();
+    let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+    let pipes = std::thread::spawn(move || {
+        for _ in 0..50_000 {
+            pipes.out(&line);
+        }
+        pipes
+    });
+    rig.end(pipes.join().unwrap()).await;
+    assert_eq!(fs::metadata(rig.path("logs/api-out-0.log")).unwrap().len(), 5_000_000);
+    let told = tokio::task::spawn_blocking(move || {
+        let mut seen = 0;
+        for record in records(slow) {
+            match record.get("missed").and_then(serde_json::Value::as_u64) {
+                Some(missed) => return (seen, missed),
+                None => seen += 1,
+            }
+        }
+        (seen, 0)
+    });
+    let (seen, missed) = told.await.unwrap();
+    assert!(missed > 0);
+    assert_eq!(seen + missed, 50_000);
+}
+
+#[tokio::test]
+async fn a_file_that_was_removed_or_renamed_is_made_anew() {
+    let rig = Rig::new();
+    let mut pipes = rig.attach(1, 0, &rig.spec(|_| ()));
+    let path = rig.path("logs/api-out-0.log");
+    pipes.out(b"before\n");
+    until(&path, |text| text == "before\n").await;
+    fs::rename(&path, rig.path("moved")).unwrap();
+    rig.logs.reopen().await;
+    pipes.out(b"after\n");
+    until(&path, |text| text == "after\n").await;
+    assert_eq!(read(&rig.path("moved")), "before\n");
+    rig.logs.flush(vec![ProcessId(0)]).await;
+    pipes.out(b"fresh\n");
+    until(&path, |text| text == "fresh\n").await;
+    rig.end(pipes).await;
+}
+
+#[tokio::test]
+async fn a_grandchild_that_keeps_the_pipe_does_not_hold_up_the_end() {
+    let rig = Rig::new();
+    let mut pipes = rig.attach(1, 0, &rig.spec(|_| ()));
+    pipes.out(b"last words\n");
+    let kept = pipes.out.as_ref().unwrap().try_clone().unwrap();
+    rig.end(pipes).await;
+    assert_eq!(read(&rig.path("logs/api-out-0.log")), "last words\n");
+    let refused = (&kept).write(b"x").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_costs_counted_lines_only() {
+    let mut rig = Rig::new();
+    let blocker = rig.path("logs");
+    fs::write(&blocker, "a file where the folder should be").unwrap();
+    let mut pipes = rig.attach(1, 0, &rig.spec(|spec| spec.log.error_file = None));
+    let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+    for _ in 0..20_000 {
+        pipes.out(&line);
+    }
+    let LogEvent::Dropped { process, reason, .. } = rig.event().await else { panic!("expected a loss") };
+    assert_eq!(process, ProcessId(0));
+    assert!(reason.starts_with("cannot open `"), "{reason}");
+    let counters = rig.logs.counters(ProcessId(0)).await;
+    assert!(counters.last_error.unwrap().contains("api-out-0.log"));
+    fs::remove_file(&blocker).unwrap();
+    let path = rig.path("logs/api-out-0.log");
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !path.exists() {
+        assert!(tokio::time::Instant::now() < deadline);
+        pipes.out(b"knock\n");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    pipes.out(b"again\n");
+    let text = until(&path, |text| text.ends_with("again\n")).await;
+    let kept = text.lines().filter(|line| line.len() == 99).count() as u64;
+    assert!(text.lines().all(|line| line.len() == 99 || line == "knock" || line == "again"), "a torn line");
+    let mut lost = 0;
+    loop {
+        match rig.event().await {
+            LogEvent::Dropped { .. } => {}
+            LogEvent::Recovered { lines, .. } => {
+                lost += lines;
+                break;
+            }
+        }
+    }
+    rig.end(pipes).await;
+    let dropped = rig.logs.counters(ProcessId(0)).await;
+    assert_eq!((dropped.dropped, dropped.last_error), (lost, None));
+    assert!(kept > 0 && kept + lost >= 20_000, "{kept} kept, {lost} lost");
+}
