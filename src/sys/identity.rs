@@ -244,10 +244,11 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
         permitted: u32,
         inheritable: u32,
     }
-    let header = Header { version: VERSION_3, pid: 0 };
+    let mut header = Header { version: VERSION_3, pid: 0 };
     let none = [Data { effective: 0, permitted: 0, inheritable: 0 }; 2];
-    // SAFETY: both point to live values of the layout that capset(2) defines for version 3.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) })
+    // SAFETY: both point to live values of the layout that capset(2) defines for version 3. Of the header, the version
+    // is written to when the kernel does not know it.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) })
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {

@@ -216,10 +216,10 @@ pub fn take_passed() -> io::Result<Vec<Passed>> {
     let end = FIRST.checked_add(count).ok_or_else(|| invalid("LISTEN_FDS is too large"))?;
     // All or nothing: looked at before the first one is owned.
     for number in FIRST..end {
-        // SAFETY: the descriptor is only borrowed for one call, which says EBADF if it is not open.
-        let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)
-            .map_err(|_| invalid(&format!("LISTEN_FDS promises descriptor {number}, which is not open")))?;
+        // SAFETY: takes integers only, and changes one flag of what was passed to this process, if it was.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            return Err(invalid(&format!("LISTEN_FDS promises descriptor {number}, which is not open")));
+        }
     }
     let names = names_for(variable("LISTEN_FDNAMES").as_deref(), count);
     // SAFETY: open, as just seen, and passed to this process to own; taken once, so that nobody else owns them.

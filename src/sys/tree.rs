@@ -111,12 +111,13 @@ impl Tree {
     /// When the tree cannot be read.
     pub fn kill_all(&self) -> io::Result<()> {
         if let Tree::Cgroup(cgroup) = self {
-            match cgroup.kill() {
-                // An old kernel, or a group that is not ours though its processes are.
-                Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
-                    ()
-                }
-                other => return other,
+            let killed = cgroup.kill();
+            // Else it is an old kernel, or a group that is not ours though its processes are.
+            let by_hand = |error: &io::Error| {
+                matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
+            };
+            if !killed.as_ref().is_err_and(by_hand) {
+                return killed;
             }
         }
         let mut signalled = BTreeSet::new();
