@@ -48,7 +48,8 @@
 //!
 //! A private socket has no subscriptions: its client is sent all signals, from the time on that it has read a property,
 //! asked for the managed objects or introspected. A command that only asks for something is thus not told of a
-//! thousand processes.
+//! thousand processes. It answers what busctl(1) and gdbus(1) ask of a bus first, so that they can be pointed at it
+//! (`busctl --address=unix:path=SOCKET`).
 //!
 //! # org.pm2rs1.App, Process, Job
 //!

@@ -15,7 +15,7 @@ use super::authority::{self, Action};
 use super::peer::{InHand, Peer, locked};
 use super::tree::{Audience, Object, Properties};
 use super::{Shared, interfaces, objects};
-use crate::api::Error;
+use crate::api::{Error, names};
 use crate::daemon::{Caller, Reply, What};
 
 /// What a call comes to.
@@ -88,6 +88,9 @@ impl Call<'_> {
         if interface == Some("org.freedesktop.DBus.Peer") {
             return self.peer_method();
         }
+        if interface == Some("org.freedesktop.DBus") && !self.peer.is_bus() {
+            return self.bus_method();
+        }
         let Some(path) = self.header.path() else {
             return Err(fdo::Error::UnknownObject("the call names no object".to_owned()).into());
         };
@@ -140,6 +143,22 @@ impl Call<'_> {
                 Err(error) => Err(fdo::Error::Failed(format!("cannot read `/etc/machine-id`: {error}")).into()),
             },
             other => Err(fdo::Error::UnknownMethod(format!("no method `{other}`")).into()),
+        }
+    }
+
+    /// What tools like busctl(1) ask of a message bus before anything else, so that they can be pointed at a private
+    /// socket. Nothing is routed here: the only other one is the daemon.
+    fn bus_method(&self) -> Answer {
+        match self.member {
+            "Hello" => self.reply(&":1.1"),
+            "AddMatch" => {
+                self.peer.subscribe(&self.shared.signals);
+                self.reply(&())
+            }
+            "RemoveMatch" => self.reply(&()),
+            "NameHasOwner" => self.reply(&(self.arguments::<String>()? == names::BUS_NAME)),
+            "GetNameOwner" if self.arguments::<String>()? == names::BUS_NAME => self.reply(&":1.0"),
+            other => Err(fdo::Error::UnknownMethod(format!("a private socket has no `{other}`")).into()),
         }
     }
 

@@ -301,8 +301,9 @@ impl Polkit {
         _flags: u32,
         _cancellation: &str,
     ) -> (bool, bool, ResultDetails) {
-        assert_eq!(subject.kind, "system-bus-name");
-        assert!(subject.details.contains_key("name"));
+        let Subject { kind, details } = subject;
+        assert_eq!(kind, "system-bus-name");
+        assert!(details.contains_key("name"));
         (action == "org.pm2rs1.manage-apps", false, ResultDetails::new())
     }
 }

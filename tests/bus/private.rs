@@ -286,6 +286,36 @@ async fn missed_changes_are_made_up_for() {
     within(settled).await;
 }
 
+#[tokio::test]
+async fn other_peoples_tools_can_talk_to_the_socket() {
+    let daemon = Daemon::of_two();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("bus.sock");
+    let mut server = daemon.server().await;
+    server.listen_private(&socket, Access::Owner).await.unwrap();
+    let address = format!("unix:path={}", socket.display());
+    let (peer, bus) = (format!("--peer={address}"), format!("--address={address}"));
+    let path = names::MANAGER_PATH;
+    let tools: [(&[&str], &str); 5] = [
+        (&["dbus-send", &peer, "--print-reply=literal", path, "org.pm2rs1.Manager.Ping"], "pong"),
+        (&["busctl", &bus, "call", "org.pm2rs1", path, "org.pm2rs1.Manager", "Resolve", "as", "1", "api"], "au 1 0"),
+        (&["busctl", &bus, "get-property", "org.pm2rs1", path, "org.pm2rs1.Manager", "Processes"], "u 2"),
+        (&["busctl", &bus, "tree", "org.pm2rs1"], "/org/pm2rs1/process/1"),
+        (&["gdbus", "call", &bus, "-d", "org.pm2rs1", "-o", path, "-m", "org.pm2rs1.Manager.Ping"], "('pong',)"),
+    ];
+    for (command, expected) in tools {
+        match within(tokio::process::Command::new(command[0]).args(&command[1..]).output()).await {
+            Ok(output) => {
+                assert!(String::from_utf8_lossy(&output.stdout).contains(expected), "{command:?}: {output:?}");
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                eprintln!("skipped: {} is not installed", command[0]);
+            }
+            Err(error) => panic!("cannot run `{}`: {error}", command[0]),
+        }
+    }
+}
+
 /// The next item of a stream of messages or signals.
 pub async fn next<S>(stream: &mut S) -> S::Item
 where
