@@ -53,6 +53,12 @@ pub enum Verdict {
 }
 
 impl Record {
+    /// The last delay before a restart (ms); 0 for none.
+    #[must_use]
+    pub fn last_delay(&self) -> u64 {
+        self.last_delay
+    }
+
     /// Unstable ends within the window, as of the last end.
     #[must_use]
     pub fn unstable(&self) -> u32 {

@@ -19,6 +19,17 @@ pub struct Jobs {
 }
 
 impl Jobs {
+    /// Numbers go on after `last`, the last of the daemon before.
+    pub fn continue_after(&mut self, last: u32) {
+        self.next = self.next.max(last);
+    }
+
+    /// The last number given out.
+    #[must_use]
+    pub fn last(&self) -> u32 {
+        self.next
+    }
+
     /// Opens a job.
     pub fn open(&mut self, kind: &str, target: String, owner: Uid) -> JobId {
         self.next += 1;
@@ -46,8 +57,8 @@ impl Jobs {
         Some(view)
     }
 
-    /// Notes the end; `warnings` come on top of the outcome's own.
-    pub fn finish(&mut self, job: JobId, outcome: JobOutcome, warnings: Vec<String>, now: Now) -> Option<&JobView> {
+    /// Notes the end.
+    pub fn finish(&mut self, job: JobId, outcome: JobOutcome, now: Now) -> Option<&JobView> {
         let view = self.views.get_mut(&job)?;
         match outcome {
             JobOutcome::Done { warnings } => {
@@ -63,7 +74,6 @@ impl Jobs {
                 "cancelled".clone_into(&mut view.message);
             }
         }
-        view.warnings.extend(warnings);
         self.ended.push((now.mono, job));
         self.views.get(&job)
     }

@@ -1,16 +1,63 @@
 //! The shell around the core: performs its actions, turns what happens into its events.
 //!
-//! One loop owns everything mutable; everybody else holds a [`Handle`] and sends requests.
+//! One loop ([`run`](run())) owns everything mutable; everybody else holds a [`Handle`] and sends requests.
+//!
+//! | file | is about |
+//! |---|---|
+//! | `startup.rs` | from nothing to a daemon that takes commands |
+//! | `run.rs` | the loop: what it waits for, what is due |
+//! | `requests.rs`, `targets.rs` | what callers ask, and whether they may |
+//! | `actions.rs` | performs what the core decided |
+//! | `happenings.rs`, `facts.rs` | what workers, Node and tasks tell, as events for the core |
+//! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
+//! | `persist.rs`, `restore.rs` | what survives the daemon, and taking it up again |
+//! | `triggers.rs` | cron, memory limits, watched files |
+//! | `saved_list.rs` | PM2's save and resurrect |
+//! | `views.rs`, `fleet_views.rs`, `sampling.rs` | the fleet as others see it |
 
+mod actions;
+mod facts;
+mod fleet_views;
 mod handle;
+mod happenings;
 mod jobs;
+mod notify_socket;
+mod output;
 mod paths;
+mod persist;
+mod probe;
+mod reports;
+mod requests;
+mod restore;
+mod run;
+mod sampling;
+mod saved_list;
+mod scopes;
+mod spawner;
+mod startup;
+mod targets;
 mod timers;
+mod triggers;
+mod views;
+mod workers;
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::{broadcast, mpsc};
 
 pub use handle::{Caller, Change, Handle, LogRequest, Reply, Request, StartOptions, UpdateOptions, What};
 pub use paths::{Mode, Paths};
+pub use startup::run;
+
+use crate::core::{Fleet, JobId, Now, ProcessId, Time, Uid};
+use crate::logs::Logs;
+use crate::node::Primary;
+use crate::dbus;
+use crate::sys::clock;
+use crate::sys::notify::{Notice, Notifier};
 
 /// How a daemon is started.
 #[derive(Debug)]
@@ -21,11 +68,135 @@ pub struct DaemonOptions {
     pub ready: Option<OwnedFd>,
 }
 
-/// Runs a daemon until it is told to end.
-///
-/// # Errors
-/// What kept it from starting or made it give up, in one line for people.
-pub fn run(options: DaemonOptions) -> anyhow::Result<()> {
-    drop(options);
-    Ok(())
+/// On top of the slowest app's kill_timeout a shutdown may take this long.
+const END_MARGIN: Duration = Duration::from_secs(15);
+
+/// Everything mutable.
+struct Daemon {
+    mode: Mode,
+    paths: Paths,
+    owner: Uid,
+    cpus: u32,
+    boot_id: String,
+    fleet: Fleet,
+    jobs: jobs::Jobs,
+    timers: timers::Timers,
+    workers: workers::Workers,
+    spawner: spawner::Spawner,
+    sampler: sampling::Sampler,
+    persist: persist::Persist,
+    primary: Primary,
+    logs: Logs,
+    changes: broadcast::Sender<Change>,
+    facts: mpsc::UnboundedSender<facts::Fact>,
+    /// What apps reported over their channels.
+    reported: HashMap<ProcessId, Map<String, Value>>,
+    triggers: Vec<reports::PendingTrigger>,
+    restart_triggers: triggers::Triggers,
+    /// Lines lost on the way to the log files.
+    dropped: HashMap<ProcessId, u64>,
+    notifier: Option<Notifier>,
+    /// Where callers come in; `None` until it is open.
+    server: Option<dbus::Server>,
+    serving_problem: Option<anyhow::Error>,
+    /// What `systemctl status` was told last.
+    status: String,
+    /// A shutdown is under way: nothing new is taken.
+    ending: bool,
+    /// The list is to be forgotten at the end (`kill`), not taken up again.
+    forget: bool,
+    /// Everything has ended.
+    exit: bool,
+}
+
+impl Daemon {
+    #[allow(clippy::too_many_arguments, reason = "called once, with what was made for it")]
+    fn new(
+        mode: Mode,
+        paths: Paths,
+        owner: Uid,
+        spawner: spawner::Spawner,
+        primary: Primary,
+        logs: Logs,
+        changes: broadcast::Sender<Change>,
+        facts: mpsc::UnboundedSender<facts::Fact>,
+        notifier: Option<Notifier>,
+    ) -> Daemon {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        Daemon {
+            boot_id: spawner.boot_id.clone(),
+            persist: persist::Persist::new(paths.state_file()),
+            mode,
+            paths,
+            owner,
+            cpus,
+            fleet: Fleet::default(),
+            jobs: jobs::Jobs::default(),
+            timers: timers::Timers::default(),
+            workers: workers::Workers::default(),
+            spawner,
+            sampler: sampling::Sampler::default(),
+            primary,
+            logs,
+            changes,
+            facts,
+            reported: HashMap::new(),
+            triggers: Vec::new(),
+            restart_triggers: triggers::Triggers::default(),
+            dropped: HashMap::new(),
+            notifier,
+            server: None,
+            serving_problem: None,
+            status: String::new(),
+            ending: false,
+            forget: false,
+            exit: false,
+        }
+    }
+
+    fn open_job(&mut self, kind: &str, target: String, owner: Uid) -> JobId {
+        let job = self.jobs.open(kind, target, owner);
+        if let Some(view) = self.jobs.get(job).cloned() {
+            self.publish(Change::Job(view));
+        }
+        job
+    }
+
+    /// Ends everything and the daemon; the next one starts what runs now.
+    fn begin_shutdown(&mut self, job: JobId) {
+        self.ending = true;
+        self.notify(Notice::Stopping);
+        // All end at the same time, each within its own kill_timeout; systemd is asked to wait for the slowest.
+        let slowest = self.workers.slowest_end();
+        self.notify(Notice::ExtendTimeout(slowest + END_MARGIN));
+        self.feed(crate::core::Event::ShutdownRequested { job });
+    }
+
+    /// Ends everything and the daemon; the next one starts with an empty list, as PM2's `kill` leaves it.
+    fn begin_kill(&mut self, job: JobId) {
+        self.forget = true;
+        self.begin_shutdown(job);
+    }
+
+    fn saved(&self) -> persist::Saved {
+        let fleet = if self.forget { Fleet::default() } else { self.fleet.clone() };
+        persist::Saved::new(self.boot_id.clone(), fleet, self.workers.saved(), self.jobs.last())
+    }
+
+    fn clean_up(&self) {
+        let files = [Some(self.paths.socket()), self.paths.pid_file(&self.mode)];
+        for path in files.into_iter().flatten() {
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// Monotonic and wall time now.
+fn present() -> Now {
+    Now { mono: now(), wall: clock::wall_ms() }
+}
+
+/// Monotonic time now.
+fn now() -> Time {
+    Time(clock::boot_ms())
 }

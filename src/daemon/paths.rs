@@ -1,6 +1,7 @@
 //! Where a daemon keeps its things, by the way it was started.
 
-use std::path::{Path, PathBuf};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 
 use crate::api::names::PRIVATE_SOCKET;
 
@@ -39,6 +40,8 @@ pub struct Paths {
     pub state: PathBuf,
     /// What PM2 calls its home; apps see it as PM2_HOME.
     pub home: PathBuf,
+    /// What workers must reach whoever they run as: the agent, their notify sockets.
+    pub shared: PathBuf,
 }
 
 impl Paths {
@@ -50,7 +53,7 @@ impl Paths {
             Mode::System => {
                 let state = from("STATE_DIRECTORY").unwrap_or_else(|| "/var/lib/pm2rs".into());
                 let runtime = from("RUNTIME_DIRECTORY").unwrap_or_else(|| "/run/pm2rs".into());
-                Paths { runtime, home: state.clone(), state }
+                Paths { shared: runtime.clone(), runtime, home: state.clone(), state }
             }
             Mode::User => {
                 let user_home = from("HOME").unwrap_or_else(|| "/".into());
@@ -60,10 +63,21 @@ impl Paths {
                 let runtime = from("RUNTIME_DIRECTORY")
                     .or_else(|| from("XDG_RUNTIME_DIR").map(|d| d.join("pm2rs")))
                     .unwrap_or_else(|| state.join("run"));
-                Paths { runtime, home: state.clone(), state }
+                Paths { shared: runtime.clone(), runtime, home: state.clone(), state }
             }
-            Mode::Private { home } => Paths { runtime: home.clone(), state: home.clone(), home: home.clone() },
+            Mode::Private { home } => {
+                Paths { runtime: home.clone(), state: home.clone(), home: home.clone(), shared: home.join("run") }
+            }
         }
+    }
+
+    /// The same, for a private daemon that runs as root: its workers may be other users, who cannot enter root's home.
+    #[must_use]
+    pub fn reachable_by_all(mut self) -> Paths {
+        let mut hasher = DefaultHasher::new();
+        self.home.hash(&mut hasher);
+        self.shared = PathBuf::from(format!("/run/pm2rs-private/{:016x}", hasher.finish()));
+        self
     }
 
     /// The peer-to-peer socket.
@@ -75,7 +89,7 @@ impl Paths {
     /// The script that is loaded into Node workers.
     #[must_use]
     pub fn agent(&self) -> PathBuf {
-        self.runtime.join("agent.cjs")
+        self.shared.join("agent.cjs")
     }
 
     /// What the daemon must find again after its end.
@@ -99,9 +113,9 @@ impl Paths {
         matches!(mode, Mode::Private { .. }).then(|| self.home.join("pm2.pid"))
     }
 
-    /// The folder of a log or other file, for error messages.
+    /// The folder of the sockets by which workers say that they are ready (sd_notify(3)).
     #[must_use]
-    pub fn describe(path: &Path) -> String {
-        path.display().to_string()
+    pub fn notify_folder(&self) -> PathBuf {
+        self.shared.join("notify")
     }
 }

@@ -1,0 +1,32 @@
+//! What the loop's own tasks report back: answers to what it ordered.
+
+use std::path::PathBuf;
+
+use notify::RecommendedWatcher;
+
+use crate::core::{AppId, Exit, JobId, JobOutcome, SpawnFailure, WorkerId};
+
+use crate::dbus;
+
+use super::workers::Started;
+
+/// Something that a task found out.
+#[derive(Debug)]
+pub(super) enum Fact {
+    /// An ordered worker runs, or could not be started.
+    Spawned(WorkerId, Box<Result<Started, SpawnFailure>>),
+    /// A worker's main process ended.
+    Exited(WorkerId, Exit),
+    /// Nothing of a worker's tree is left.
+    TreeEmpty(WorkerId),
+    /// A worker's probe succeeded, or READY=1 came from it.
+    Ready(WorkerId),
+    /// The ways by which callers come are open, or cannot be opened.
+    Serving(Box<Result<dbus::Server, dbus::ServeError>>),
+    /// A watched file of an app changed.
+    FileChanged(AppId, PathBuf),
+    /// The walk over a watched app's folders is over.
+    Watching(AppId, Box<Result<RecommendedWatcher, String>>),
+    /// A failed job's message has been completed with the worker's last words.
+    JobEnded(JobId, JobOutcome),
+}

@@ -1,0 +1,216 @@
+//! What happened to workers, as events for the core.
+
+use tracing::{debug, info, warn};
+
+use super::Daemon;
+use super::facts::Fact;
+use super::workers::{Started, Wish};
+use crate::core::{AppSpec, Event, Exit, SpawnFailure, WorkerId};
+use crate::logs::{LogEvent, Source};
+use crate::node::{Attachment, NodeEvent};
+use crate::sys::pidfd::{self, ExitStatus};
+
+/// After a worker's exit its output is read to the end; a grandchild that keeps the pipe open may delay what follows by
+/// so much at most. Reading goes on in the background then.
+const LAST_OUTPUT: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Daemon {
+    /// Takes what one of the loop's own tasks found out.
+    pub(super) fn on_fact(&mut self, fact: Fact) {
+        match fact {
+            Fact::Spawned(worker, result) => match *result {
+                Ok(started) => self.on_started(worker, started),
+                Err(failure) => self.on_spawn_failure(worker, failure),
+            },
+            Fact::Exited(worker, exit) => {
+                let leftovers = self.workers.get(worker).is_some_and(|live| !live.tree.is_empty().unwrap_or(true));
+                if leftovers {
+                    self.watch_leftovers(worker);
+                }
+                self.feed(Event::WorkerExited { worker, exit, leftovers });
+            }
+            Fact::TreeEmpty(worker) => self.feed(Event::LeftoversGone { worker }),
+            Fact::Ready(worker) => self.feed(Event::ReadyReceived { worker }),
+            Fact::FileChanged(app, path) => self.on_file_changed(app, path),
+            Fact::Watching(app, result) => self.on_watching(app, *result),
+            Fact::Serving(result) => self.on_serving(*result),
+            Fact::JobEnded(job, outcome) => self.finish_job(job, outcome),
+        }
+    }
+
+    fn on_spawn_failure(&mut self, worker: WorkerId, failure: SpawnFailure) {
+        self.workers.failed(worker);
+        self.feed(Event::SpawnFailed { worker, failure });
+    }
+
+    fn on_started(&mut self, worker: WorkerId, mut started: Started) {
+        let Some((process, app)) = self.fleet.worker(worker).map(|w| w.process).and_then(|process| {
+            self.fleet.process(process).map(|row| (row.id, row.app))
+        }) else {
+            // The core orders no worker that it does not know.
+            return;
+        };
+        let instance = self.fleet.process(process).map_or(0, |row| row.instance);
+        let wish = self.workers.started(worker, &mut started);
+        let spec = started.spec.clone();
+        if let (Some(stdout), Some(stderr)) = (started.stdout.take(), started.stderr.take()) {
+            self.logs.attach(Source {
+                worker,
+                process,
+                app,
+                app_name: spec.name.clone(),
+                namespace: spec.namespace.clone(),
+                instance,
+                pid: started.pid,
+                unit: started.unit.clone(),
+                identity: started.identity.clone(),
+                spec: spec.clone(),
+                stdout,
+                stderr,
+            });
+        }
+        if let Some(channel) = started.channel.take() {
+            self.primary.attach(Attachment {
+                worker,
+                process,
+                app,
+                instance,
+                identity: started.identity.clone(),
+                cluster: spec.exec_mode == crate::core::ExecMode::Cluster,
+                balance: spec.balance,
+                agent: started.agent,
+                channel,
+            });
+        }
+        self.watch_exit(worker);
+        if let Some(notify) = started.notify.take() {
+            let facts = self.facts.clone();
+            let task = tokio::spawn(async move {
+                if notify.ready().await.is_ok() {
+                    drop(facts.send(Fact::Ready(worker)));
+                }
+                // The socket stays for what else the app may say (STATUS=, WATCHDOG=1): to nobody's error.
+                std::future::pending::<()>().await;
+            });
+            self.workers.attach_task(worker, &task);
+        }
+        self.feed(Event::WorkerSpawned { worker, pid: started.pid });
+        match wish {
+            Wish::Run => {}
+            Wish::Terminate => self.terminate_worker(worker),
+            Wish::Kill => self.workers.kill(worker),
+        }
+    }
+
+    fn watch_exit(&mut self, worker: WorkerId) {
+        let Some(live) = self.workers.get(worker) else { return };
+        let (pidfd, facts, logs) = (live.pidfd.clone(), self.facts.clone(), self.logs.clone());
+        let task = tokio::spawn(async move {
+            use std::os::fd::AsFd;
+            let exit = match pidfd::wait(pidfd.as_fd()).await {
+                Ok(ExitStatus::Code(code)) => Exit::Code(code),
+                Ok(ExitStatus::Signal(signal)) => Exit::Signal(signal),
+                Ok(ExitStatus::Unknown) => Exit::Unknown,
+                Err(error) => {
+                    warn!(%worker, %error, "cannot learn how the worker ended");
+                    Exit::Unknown
+                }
+            };
+            // What a dying worker wrote last is what people look for: it comes before the news of its death.
+            drop(tokio::time::timeout(LAST_OUTPUT, logs.detach(worker)).await);
+            drop(facts.send(Fact::Exited(worker, exit)));
+        });
+        self.workers.attach_task(worker, &task);
+    }
+
+    fn watch_leftovers(&mut self, worker: WorkerId) {
+        let Some(live) = self.workers.get(worker) else { return };
+        let (tree, facts) = (live.tree.clone(), self.facts.clone());
+        let task = tokio::spawn(async move {
+            if let Err(error) = tree.wait_empty().await {
+                warn!(%worker, %error, "cannot watch what the worker left behind");
+            }
+            drop(facts.send(Fact::TreeEmpty(worker)));
+        });
+        self.workers.attach_task(worker, &task);
+    }
+
+    /// Takes what a worker said on its channel.
+    pub(super) fn on_node_event(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Online { worker } => self.feed(Event::WorkerOnline { worker }),
+            NodeEvent::Listening { worker, address } => {
+                debug!(%worker, address, "listens");
+                self.feed(Event::WorkerListening { worker });
+            }
+            NodeEvent::Message { worker, message } => self.on_message(worker, &message),
+            NodeEvent::Drained { worker, left } => {
+                if left > 0 {
+                    info!(%worker, left, "drained, with connections still open");
+                }
+                self.feed(Event::WorkerDrained { worker });
+            }
+            NodeEvent::Disconnected { worker } => debug!(%worker, "closed its channel"),
+            NodeEvent::Misbehaved { worker, reason } => warn!(%worker, reason, "broke the rules of its channel"),
+            NodeEvent::Hung { worker, since_ms } => {
+                self.note_hung(worker, true);
+                warn!(%worker, since_ms, "does not answer; its connections go to others");
+            }
+            NodeEvent::Responsive { worker } => {
+                self.note_hung(worker, false);
+                info!(%worker, "answers again");
+            }
+        }
+    }
+
+    fn note_hung(&mut self, worker: WorkerId, hung: bool) {
+        let Some(process) = self.fleet.worker(worker).map(|worker| worker.process) else { return };
+        self.report_value(process, "hung", serde_json::Value::Bool(hung));
+    }
+
+    /// Takes what the log path has to say.
+    pub(super) fn on_log_event(&mut self, event: LogEvent) {
+        super::output::on_log_event(&mut self.dropped, event);
+    }
+
+    /// Asks a worker to end, the way its app expects.
+    pub(super) fn terminate_worker(&mut self, worker: WorkerId) {
+        if self.workers.wish(worker, Wish::Terminate) {
+            return;
+        }
+        let Some(live) = self.workers.get(worker) else { return };
+        if live.spec.shutdown_with_message && live.channel {
+            self.primary.shutdown_message(worker);
+            return;
+        }
+        self.primary.terminating(worker);
+        let signal = stop_signal(&live.spec);
+        if live.spec.treekill {
+            self.workers.signal_tree(worker, signal);
+        } else {
+            self.workers.signal_main(worker, signal);
+        }
+    }
+
+    /// Begins to ask a worker from outside whether it is ready.
+    pub(super) fn start_probe(&mut self, worker: WorkerId) {
+        let Some(live) = self.workers.get(worker) else { return };
+        let Some(probe) = live.spec.probe.clone() else { return };
+        let (facts, spec, identity) = (self.facts.clone(), live.spec.clone(), live.identity.clone());
+        let task = tokio::spawn(async move {
+            let command = |argv: Vec<String>| {
+                let (spec, identity) = (spec.clone(), identity.clone());
+                async move { super::spawner::run_to_end(&argv, &spec, &identity).await }
+            };
+            super::probe::succeed(&probe, command).await;
+            drop(facts.send(Fact::Ready(worker)));
+        });
+        self.workers.attach_task(worker, &task);
+    }
+}
+
+/// The number of the app's stop signal; specs with another name are refused when they come in.
+fn stop_signal(spec: &AppSpec) -> i32 {
+    use std::str::FromStr;
+    nix::sys::signal::Signal::from_str(&spec.kill_signal).map_or(libc::SIGINT, |signal| signal as i32)
+}

@@ -1,0 +1,101 @@
+//! Requests about apps' output, and what the log path tells of itself.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use tracing::{info, warn};
+
+use super::Daemon;
+use super::handle::{Caller, LogRequest, Reply};
+use super::requests::{answer, worker_identity};
+use crate::api::Error;
+use crate::core::{JobOutcome, ProcessId};
+use crate::logs::{Known, LogEvent};
+
+/// Lines of each process that one request may ask for.
+const MAX_LINES: u32 = 100_000;
+/// Lines of a failed worker's standard error that its job's message carries.
+const LAST_WORDS: u32 = 10;
+
+impl Daemon {
+    pub(super) fn open_logs(&self, caller: &Caller, request: LogRequest, reply: Reply<OwnedFd>) {
+        let LogRequest { targets, lines, follow, out, err } = request;
+        let targets = if targets.is_empty() { vec!["all".to_owned()] } else { targets };
+        let processes = match self.resolve(caller, &targets) {
+            Ok(processes) => processes,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        let logs = self.logs.clone();
+        tokio::spawn(async move {
+            let opened = logs.follow(Some(processes), lines.min(MAX_LINES), follow, out, err).await;
+            answer(reply, opened.map_err(|error| Error::Failed(format!("cannot open the logs: {error}"))));
+        });
+    }
+
+    pub(super) fn flush_logs(&self, caller: &Caller, targets: &[String], reply: Reply<()>) {
+        let all = ["all".to_owned()];
+        let targets = if targets.is_empty() { &all } else { targets };
+        let processes = match self.resolve(caller, targets) {
+            Ok(processes) => processes,
+            Err(Error::NoProcess) => Vec::new(),
+            Err(error) => return answer(reply, Err(error)),
+        };
+        let logs = self.logs.clone();
+        tokio::spawn(async move {
+            let problems = logs.flush(processes).await;
+            answer(reply, if problems.is_empty() { Ok(()) } else { Err(Error::Failed(problems.join("; "))) });
+        });
+    }
+
+    pub(super) fn reopen_logs(&self, reply: Reply<()>) {
+        let logs = self.logs.clone();
+        tokio::spawn(async move {
+            logs.reopen().await;
+            answer(reply, Ok(()));
+        });
+    }
+
+    /// A row is new or has another spec: its files can be asked for though it never ran under this daemon.
+    pub(super) fn make_logs_known(&self, process: ProcessId) {
+        let Some(app) = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)) else { return };
+        let Some(spec) = self.fleet.spec_of_process(process).cloned() else { return };
+        let (app, app_name, owner, logs) = (app.id, app.name().to_owned(), app.owner, self.logs.clone());
+        tokio::spawn(async move {
+            let lookup = spec.clone();
+            // Users may come from a directory service: the look-up can block.
+            let identity = tokio::task::spawn_blocking(move || worker_identity(owner, &lookup)).await;
+            if let Ok(Ok(identity)) = identity {
+                logs.know(Known { process, app, app_name, identity, spec });
+            }
+        });
+    }
+
+    /// A job failed because of a process: what that process wrote last belongs into the answer.
+    pub(super) fn with_last_words(&self, job: crate::core::JobId, process: ProcessId, message: String) {
+        let (logs, facts) = (self.logs.clone(), self.facts.clone());
+        tokio::spawn(async move {
+            let lines = logs.tail(process, true, LAST_WORDS).await;
+            let mut message = message;
+            for line in lines {
+                message.push_str("\n    ");
+                message.push_str(&line);
+            }
+            let outcome = JobOutcome::Failed { process: Some(process), message };
+            drop(facts.send(super::facts::Fact::JobEnded(job, outcome)));
+        });
+    }
+}
+
+/// Counts what was lost and says so.
+pub(super) fn on_log_event(dropped: &mut HashMap<ProcessId, u64>, event: LogEvent) {
+    match event {
+        LogEvent::Dropped { process, lines, reason } => {
+            let all = dropped.entry(process).or_default();
+            *all = all.saturating_add(lines);
+            warn!(PM2RS_PROCESS = process.0, lines, reason, "log lines are being dropped");
+        }
+        LogEvent::Recovered { process, lines } => {
+            info!(PM2RS_PROCESS = process.0, lines, "log lines are kept again");
+        }
+    }
+}

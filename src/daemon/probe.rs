@@ -1,0 +1,120 @@
+//! Asks a worker from outside whether it is ready: HTTP, TCP or a command.
+//!
+//! Must never decide what readiness means; it says "succeeded" once, or goes on asking until it is aborted.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
+
+use crate::core::{Probe, ProbeKind};
+
+/// Of an answer's head, so much is read at most; the status line is within.
+const HEAD: usize = 1024;
+
+/// Returns when the probe has succeeded `count` times in a row. `exec` runs a command as the app's user and says whether
+/// it exited with 0.
+pub async fn succeed<F, Fut>(probe: &Probe, exec: F)
+where
+    F: Fn(Vec<String>) -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let limit = Duration::from_millis(probe.timeout.max(1));
+    let mut in_a_row = 0;
+    loop {
+        let ok = match &probe.kind {
+            ProbeKind::Http(url) => timeout(limit, http(url)).await.unwrap_or(false),
+            ProbeKind::Tcp(address) => timeout(limit, tcp(address)).await.unwrap_or(false),
+            ProbeKind::Exec(argv) => timeout(limit, exec(argv.clone())).await.unwrap_or(false),
+        };
+        in_a_row = if ok { in_a_row + 1 } else { 0 };
+        if in_a_row >= probe.count.max(1) {
+            return;
+        }
+        sleep(Duration::from_millis(probe.interval.max(1))).await;
+    }
+}
+
+async fn tcp(address: &str) -> bool {
+    if address.starts_with('/') {
+        UnixStream::connect(address).await.is_ok()
+    } else {
+        TcpStream::connect(address).await.is_ok()
+    }
+}
+
+/// The host, port and path of an `http://` address; the port is 80 where none is given.
+fn split_url(url: &str) -> Option<(&str, String, &str)> {
+    let rest = url.strip_prefix("http://")?;
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    (!authority.is_empty()).then_some((authority, address, path))
+}
+
+async fn http(url: &str) -> bool {
+    let Some((host, address, path)) = split_url(url) else { return false };
+    let Ok(mut stream) = TcpStream::connect(address).await else { return false };
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: pm2rs\r\nAccept: */*\r\nConnection: close\r\n\r\n");
+    if stream.write_all(request.as_bytes()).await.is_err() {
+        return false;
+    }
+    let mut head = Vec::with_capacity(HEAD);
+    while head.len() < HEAD && !head.contains(&b'\n') {
+        match stream.read_buf(&mut head).await {
+            Ok(n) if n > 0 => {}
+            _ => break,
+        }
+    }
+    status_of(&head).is_some_and(|status| (200..400).contains(&status))
+}
+
+/// The status of an answer's first line (RFC 9112, section 4).
+fn status_of(head: &[u8]) -> Option<u16> {
+    let line = head.split(|byte| *byte == b'\n').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.trim().parse().ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        assert_eq!(split_url("http://localhost:3000/health"), Some(("localhost:3000", "localhost:3000".into(), "/health")));
+        assert_eq!(split_url("http://[::1]"), Some(("[::1]", "[::1]:80".into(), "/")));
+        assert_eq!(split_url("https://x"), None);
+        assert_eq!(split_url("http:///x"), None);
+    }
+
+    #[test]
+    fn status_lines() {
+        assert_eq!(status_of(b"HTTP/1.1 204 No Content\r\nX: y"), Some(204));
+        assert_eq!(status_of(b"SSH-2.0-x\r\n"), None);
+        assert_eq!(status_of(b""), None);
+    }
+
+    #[tokio::test]
+    async fn asks_until_so_many_answers_in_a_row_are_good() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let mut asked = 0;
+            for status in ["200 OK", "500 No", "200 OK", "302 Found"] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 512];
+                let _ = stream.read(&mut request).await.unwrap();
+                stream.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes()).await.unwrap();
+                asked += 1;
+            }
+            asked
+        });
+        let probe = Probe { kind: ProbeKind::Http(url), interval: 1, timeout: 2000, count: 2 };
+        timeout(Duration::from_secs(10), succeed(&probe, |_| async { false })).await.unwrap();
+        assert_eq!(server.await.unwrap(), 4);
+    }
+}

@@ -1,0 +1,195 @@
+//! The loop: waits for whatever happens next, hands it on, and sees to what is due.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::facts::Fact;
+use super::handle::{Change, Request};
+use super::startup::Waiter;
+use super::{Daemon, Mode, now, present};
+use crate::core::{Event, Time};
+use crate::dbus;
+use crate::logs::LogEvent;
+use crate::node::NodeEvent;
+use crate::sys::notify::{self, Notice};
+
+/// The ends of the channels that the loop waits on.
+pub(super) struct Inputs {
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) facts: mpsc::UnboundedReceiver<Fact>,
+    pub(super) node: mpsc::Receiver<NodeEvent>,
+    pub(super) logs: mpsc::Receiver<LogEvent>,
+}
+
+/// The signals that a daemon answers to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+    user2: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+impl Daemon {
+    /// Runs until the core says that all has ended.
+    pub(super) async fn run(&mut self, mut inputs: Inputs, waiter: &mut Waiter) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        // Half the watchdog's time, as sd_watchdog_enabled(3) advises.
+        let beat = notify::watchdog_interval().map(|interval| interval / 2);
+        let mut next_beat = beat.map(|beat| Instant::now() + beat);
+        while !self.exit {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                Some(fact) = inputs.facts.recv() => self.on_fact(fact),
+                Some(event) = inputs.node.recv() => self.on_node_event(event),
+                Some(event) = inputs.logs.recv() => self.on_log_event(event),
+                () = self.persist.written() => {}
+                () = sleep_or_never(wake) => self.on_time(),
+                () = sleep_or_never(next_beat) => {
+                    self.notify(Notice::Watchdog);
+                    next_beat = beat.map(|beat| Instant::now() + beat);
+                }
+                Some(request) = inputs.requests.recv() => self.on_request(request),
+                Some(()) = signals.terminate.recv() => self.on_end_signal("SIGTERM"),
+                Some(()) = signals.interrupt.recv() => self.on_end_signal("SIGINT"),
+                Some(()) = signals.quit.recv() => self.on_end_signal("SIGQUIT"),
+                Some(()) = signals.hangup.recv() => self.on_hangup(),
+                Some(()) = signals.user2.recv() => self.on_reopen_signal(),
+            }
+            self.after_turn();
+            if let Some(problem) = self.serving_problem.take() {
+                return Err(problem);
+            }
+            if self.server.is_some() {
+                waiter.tell("");
+            }
+        }
+        self.persist.write_now(&self.saved());
+        Ok(())
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let due = [self.timers.next(), self.restart_triggers.next(), self.jobs.next_expiry(), self.persist.due()].into_iter().flatten().min()?;
+        Some(instant_of(due))
+    }
+
+    fn on_time(&mut self) {
+        let now = present();
+        while let Some(timer) = self.timers.take_due(now.mono) {
+            self.feed(Event::TimerElapsed { timer });
+        }
+        self.pull_triggers();
+        for job in self.jobs.expire(now) {
+            self.publish(Change::JobRemoved(job.0));
+        }
+    }
+
+    fn after_turn(&mut self) {
+        if self.persist.due().is_some_and(|due| due <= now()) {
+            let saved = self.saved();
+            self.persist.write(&saved);
+        }
+        let status = self.status_line();
+        if status != self.status {
+            self.notify(Notice::Status(&status));
+            self.status = status;
+        }
+    }
+
+    /// What `systemctl status` shows: "3 apps, 12 processes online".
+    fn status_line(&self) -> String {
+        let (mut online, mut launching, mut errored) = (0_usize, 0_usize, 0_usize);
+        for process in self.fleet.processes() {
+            match process.pm2_status() {
+                "online" => online += 1,
+                "launching" | "waiting restart" => launching += 1,
+                "errored" => errored += 1,
+                _ => {}
+            }
+        }
+        let plural = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        let apps = plural(self.fleet.apps().count(), "app", "apps");
+        let mut line = format!("{apps}, {} online", plural(online, "process", "processes"));
+        if launching > 0 {
+            line.push_str(&format!(", {launching} starting"));
+        }
+        if errored > 0 {
+            line.push_str(&format!(", {errored} errored"));
+        }
+        if self.ending {
+            line.push_str(", shutting down");
+        }
+        line
+    }
+
+    /// Callers can come, or never will.
+    pub(super) fn on_serving(&mut self, result: Result<dbus::Server, dbus::ServeError>) {
+        match result {
+            Ok(server) => {
+                self.server = Some(server);
+                self.notify(Notice::Ready);
+                info!(version = env!("CARGO_PKG_VERSION"), mode = self.mode.name(), "pm2rs is ready");
+            }
+            Err(error) => self.serving_problem = Some(error.into()),
+        }
+    }
+
+    /// Tells the service manager, where there is one. That it does not listen is no reason to stop.
+    pub(super) fn notify(&self, notice: Notice<'_>) {
+        if let Some(notifier) = &self.notifier
+            && let Err(error) = notifier.send(&[notice])
+        {
+            warn!(%error, ?notice, "cannot tell the service manager");
+        }
+    }
+
+    fn on_end_signal(&mut self, name: &str) {
+        if self.ending {
+            info!("{name} again; still ending");
+            return;
+        }
+        info!("{name}: ending all apps");
+        let job = self.open_job("kill", "all".to_owned(), self.owner);
+        self.begin_shutdown(job);
+    }
+
+    fn on_hangup(&mut self) {
+        // PM2's daemon ignores SIGHUP, and a private one must outlive the terminal it was started from.
+        if self.mode == Mode::System || self.mode == Mode::User {
+            warn!("SIGHUP: this release has nothing to reload");
+        }
+    }
+
+    fn on_reopen_signal(&mut self) {
+        let logs = self.logs.clone();
+        tokio::spawn(async move { logs.reopen().await });
+    }
+}
+
+async fn sleep_or_never(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn instant_of(time: Time) -> Instant {
+    Instant::now() + Duration::from_millis(time.since(now()))
+}

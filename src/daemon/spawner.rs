@@ -1,0 +1,283 @@
+//! Starts a worker: who it is, what it executes, its descriptors, its place among the cgroups.
+//!
+//! Runs as a task beside the loop, since a scope takes systemd a moment; the outcome comes back as a fact.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::unix::pipe;
+use tracing::warn;
+
+use super::Daemon;
+use super::facts::Fact;
+use super::fleet_views::{log_paths, pid_path};
+use super::notify_socket::NotifySocket;
+use super::requests::worker_identity;
+use super::scopes::Scopes;
+use super::workers::Started;
+use super::present;
+use crate::core::{AppSpec, ExecMode, SpawnFailure, SpawnOrder, Uid};
+use crate::node::{self, Account, LaunchContext, Primary};
+use crate::sys::identity::{Identity, run_as_async};
+use crate::sys::scope::Scope;
+use crate::sys::socket;
+use crate::sys::pidfd::{self, ExitStatus};
+use crate::sys::spawn::{Child, Held, Spawn};
+use crate::sys::tree::Tree;
+use crate::sys::ulimits::Limit;
+
+/// From fork to a successful exec; a folder on a share that does not answer must not hold a start for ever.
+const EXEC_DEADLINE: Duration = Duration::from_secs(20);
+/// The first descriptor beyond the standard ones (SD_LISTEN_FDS_START, sd_listen_fds(3)).
+const FIRST_FD: i32 = 3;
+/// By this variable the descendants of a worker are known where there is no control group to tell.
+pub(super) const MARK: &str = "PM2RS_WORKER";
+
+/// What all starts have in common. Cheap to clone into tasks.
+#[derive(Debug, Clone)]
+pub(super) struct Spawner {
+    pub(super) home: PathBuf,
+    pub(super) agent: PathBuf,
+    pub(super) notify_folder: PathBuf,
+    /// The daemon raised its own; workers get what it was started with.
+    pub(super) limits: Vec<Limit>,
+    /// systemd's part of the job; `None` in private mode and where its bus cannot be had.
+    pub(super) scopes: Option<Arc<Scopes>>,
+    /// Names this daemon's start, for PM2's `unique_id`.
+    pub(super) boot_id: String,
+}
+
+impl Daemon {
+    /// Begins to start a worker.
+    pub(super) fn spawn_worker(&mut self, order: SpawnOrder) {
+        let worker = order.worker;
+        self.workers.ordered(worker);
+        let owner = self.fleet.app(order.app).map_or(self.owner, |app| app.owner);
+        let created_at = self.fleet.process(order.process).map_or(0, |process| process.created_at);
+        let (spawner, primary, facts) = (self.spawner.clone(), self.primary.clone(), self.facts.clone());
+        tokio::spawn(async move {
+            let result = spawner.start(order, owner, created_at, &primary).await;
+            drop(facts.send(Fact::Spawned(worker, Box::new(result))));
+        });
+    }
+}
+
+impl Spawner {
+    async fn start(
+        &self,
+        order: SpawnOrder,
+        owner: Uid,
+        created_at: u64,
+        primary: &Primary,
+    ) -> Result<Started, SpawnFailure> {
+        let spec = order.spec.clone();
+        let lookup = spec.clone();
+        // Users may come from a directory service: the look-up can block.
+        let identity = tokio::task::spawn_blocking(move || worker_identity(owner, &lookup))
+            .await
+            .map_err(|error| lasting(error.to_string()))?
+            .map_err(lasting)?;
+
+        let mut fds: Vec<(OwnedFd, i32)> = Vec::new();
+        let mut names = Vec::new();
+        for address in &spec.listen {
+            let fd = primary.open(order.app, &identity, address).await.map_err(|error| passing(error.to_string()))?;
+            fds.push((fd, FIRST_FD + i32::try_from(fds.len()).unwrap_or(0)));
+            // LISTEN_FDNAMES is separated by colons, so a name has none.
+            names.push(address.replace(':', "_"));
+        }
+        let listen_count = names.len();
+        let channel_number = FIRST_FD + i32::try_from(listen_count).unwrap_or(0);
+        let (channel, worker_end) = socket::pair().map_err(|error| cannot("make a channel", &error))?;
+        fds.push((worker_end, channel_number));
+        let (stdin_read, stdin_write) = pipe_pair()?;
+        let (stdout_read, stdout_write) = pipe_pair()?;
+        let (stderr_read, stderr_write) = pipe_pair()?;
+        fds.extend([(stdin_read, 0), (stdout_write, 1), (stderr_write, 2)]);
+
+        let (launch, notify) = self.prepare(&order, &identity, channel_number, created_at)?;
+        let mut spawn = Spawn::new(&launch.program, &launch.args);
+        spawn.env = launch.env.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        if listen_count > 0 {
+            spawn.env.push(("LISTEN_FDS".into(), listen_count.to_string().into()));
+            spawn.env.push(("LISTEN_FDNAMES".into(), names.join(":").into()));
+            spawn.pid_vars.push("LISTEN_PID".into());
+        }
+        let value = format!("{}-{}", self.boot_id, order.worker);
+        let mark = format!("{MARK}={value}");
+        spawn.env.push((MARK.into(), value.into()));
+        if let Some((_, path)) = &notify {
+            spawn.env.push(("NOTIFY_SOCKET".into(), path.into()));
+        }
+        spawn.cwd.clone_from(&spec.cwd);
+        spawn.identity = Some(identity.clone());
+        spawn.limits.clone_from(&self.limits);
+        spawn.fds = fds;
+        spawn.hold = self.scopes.is_some();
+        let held = spawn.start().map_err(|error| of_spawn(&spec, &error))?;
+        let scope = self.scope_for(&order, &held).await;
+        let child = held.release(EXEC_DEADLINE).await.map_err(|error| of_spawn(&spec, &error))?;
+        let tree = match &scope {
+            Some(scope) => Tree::Cgroup(scope.cgroup.clone()),
+            None => Tree::session(child.pid, child.start_time, Some(&mark)),
+        };
+        let pid_file = pid_path(&spec, order.process);
+        if let Some(path) = pid_file.clone() {
+            write_pid_file(&spec, path, &identity, child.pid).await;
+        }
+        Ok(Started {
+            pid: child.pid,
+            start_time: child.start_time,
+            pidfd: Arc::new(child.pidfd),
+            tree,
+            agent: launch.agent,
+            mark,
+            pid_file,
+            spec,
+            identity,
+            stdin: pipe::Sender::from_owned_fd(stdin_write).ok(),
+            channel: Some(channel),
+            stdout: Some(stdout_read),
+            stderr: Some(stderr_read),
+            unit: scope.map(|scope| scope.unit),
+            notify: notify.map(|(socket, _)| socket),
+        })
+    }
+
+    /// What is executed, and where the worker says that it is ready.
+    fn prepare(
+        &self,
+        order: &SpawnOrder,
+        identity: &Identity,
+        channel_number: i32,
+        created_at: u64,
+    ) -> Result<(node::Launch, Option<(NotifySocket, PathBuf)>), SpawnFailure> {
+        let spec = &order.spec;
+        let paths = log_paths(spec, order.process);
+        let as_path = |path: &Option<String>| path.as_ref().map(PathBuf::from);
+        let (out, err, pid) = (as_path(&paths.out), as_path(&paths.err), as_path(&paths.pid));
+        let account =
+            Account { name: identity.name.clone(), home: identity.home.clone(), shell: identity.shell.clone() };
+        let foreign = spec.env.get("USER").is_none_or(|user| *user != identity.name);
+        let context = LaunchContext {
+            pm2_home: &self.home,
+            agent: &self.agent,
+            channel_fd: Some(channel_number),
+            out_log: out.as_deref(),
+            error_log: err.as_deref(),
+            pid_file: pid.as_deref(),
+            created_at,
+            now: present().wall,
+            unique_id: &format!("{}-{}", self.boot_id, order.app),
+            account: foreign.then_some(&account),
+            executable: &is_executable,
+            node_versions: &node_versions,
+        };
+        let launch = node::launch(order, &context).map_err(|error| lasting(error.to_string()))?;
+        if !spec.wait_ready && spec.exec_mode == ExecMode::Cluster {
+            return Ok((launch, None));
+        }
+        let path = self.notify_folder.join(order.worker.to_string());
+        let socket = NotifySocket::bind(&path, identity).map_err(|error| cannot("bind the notify socket", &error))?;
+        Ok((launch, Some((socket, path))))
+    }
+
+    /// Moves a held worker into a scope of its own, where there is systemd to make one.
+    async fn scope_for(&self, order: &SpawnOrder, held: &Held) -> Option<Scope> {
+        let scopes = self.scopes.as_ref()?;
+        match scopes.start(order, held.pid()).await {
+            Ok(scope) => Some(scope),
+            Err(error) => {
+                // Better a worker in the daemon's own control group than none.
+                warn!(app = order.spec.name, error, "cannot make a scope for the worker");
+                None
+            }
+        }
+    }
+}
+
+/// Runs a command as the app's user and says whether it exited with 0. Ended when it is no longer waited for.
+pub(super) async fn run_to_end(argv: &[String], spec: &AppSpec, identity: &Identity) -> bool {
+    let Some((program, args)) = argv.split_first() else { return false };
+    let program = if program.contains('/') {
+        spec.cwd.join(program)
+    } else {
+        let path = spec.env.get("PATH").map_or("/usr/bin:/bin", String::as_str);
+        match path.split(':').map(|folder| Path::new(folder).join(program)).find(|path| is_executable(path)) {
+            Some(found) => found,
+            None => return false,
+        }
+    };
+    let mut spawn = Spawn::new(program, args);
+    spawn.env = spec.env.iter().map(|(key, value)| (key.into(), value.into())).collect();
+    spawn.cwd.clone_from(&spec.cwd);
+    spawn.identity = Some(identity.clone());
+    let Ok(held) = spawn.start() else { return false };
+    let Ok(child) = held.release(EXEC_DEADLINE).await else { return false };
+    let running = Running(child);
+    pidfd::wait(running.0.pidfd.as_fd()).await.is_ok_and(|status| status == ExitStatus::Code(0))
+}
+
+/// A probe's command; one that is no longer waited for is ended, and collected in any case.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pidfd = self.0.pidfd.as_fd();
+        if pidfd::send_signal(pidfd, libc::SIGKILL).is_ok()
+            && let Ok(pidfd) = pidfd.try_clone_to_owned()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            tokio::spawn(async move { drop(pidfd::wait(pidfd.as_fd()).await) });
+        }
+    }
+}
+
+async fn write_pid_file(spec: &AppSpec, path: PathBuf, identity: &Identity, pid: u32) {
+    let shown = path.display().to_string();
+    let written = run_as_async(identity.clone(), move || {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(&path, pid.to_string())
+    })
+    .await;
+    let problem = match written {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    warn!(app = spec.name, path = shown, problem, "cannot write the pid file");
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+fn node_versions(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).take(1000).collect()
+}
+
+fn pipe_pair() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| cannot("make a pipe", &error.into()))
+}
+
+fn lasting(message: String) -> SpawnFailure {
+    SpawnFailure { message, transient: false }
+}
+
+fn passing(message: String) -> SpawnFailure {
+    SpawnFailure { message, transient: true }
+}
+
+fn cannot(what: &str, error: &std::io::Error) -> SpawnFailure {
+    passing(format!("cannot {what}: {error}"))
+}
+
+fn of_spawn(spec: &AppSpec, error: &crate::sys::spawn::SpawnError) -> SpawnFailure {
+    SpawnFailure { message: format!("cannot start `{}`: {error}", spec.name), transient: error.is_transient() }
+}

@@ -1,0 +1,202 @@
+//! From nothing to a daemon that takes commands: folders, lock, log, sockets, bus, and what ran before.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::facts::Fact;
+use super::handle::Handle;
+use super::run::Inputs;
+use super::scopes::Scopes;
+use super::spawner::Spawner;
+use super::{Daemon, DaemonOptions, Mode, Paths};
+use crate::core::Uid;
+use crate::dbus;
+use crate::logs::{self, Logs, LogsConfig};
+use crate::node::{self, Primary, PrimaryConfig};
+use crate::sys::notify::{self, Notifier};
+use crate::sys::ulimits::{self, Limit};
+
+/// Requests that may wait for the loop; more callers wait on their own side.
+const WAITING_REQUESTS: usize = 256;
+
+/// Runs a daemon until it is told to end.
+///
+/// # Errors
+/// What kept it from starting or made it give up, in one line for people.
+pub fn run(options: DaemonOptions) -> anyhow::Result<()> {
+    let DaemonOptions { mode, ready } = options;
+    let mut waiter = Waiter(ready);
+    let result = serve(mode, &mut waiter);
+    if let Err(error) = &result {
+        waiter.tell(&format!("{error:#}").replace('\n', " "));
+    }
+    result
+}
+
+/// Whoever started this daemon and waits until commands can be taken.
+#[derive(Debug)]
+pub(super) struct Waiter(Option<OwnedFd>);
+
+impl Waiter {
+    /// An empty line is readiness, any other the reason why there will be none. Only the first counts.
+    pub(super) fn tell(&mut self, line: &str) {
+        if let Some(fd) = self.0.take() {
+            // It may have given up waiting.
+            drop(File::from(fd).write_all(format!("{line}\n").as_bytes()));
+        }
+    }
+}
+
+fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
+    let inherited = notify::take_passed().context("cannot take the sockets that systemd passed")?;
+    let mut paths = Paths::of(&mode, |name| std::env::var(name).ok());
+    if matches!(mode, Mode::Private { .. }) && own_uid() == Uid(0) {
+        paths = paths.reachable_by_all();
+    }
+    make_folders(&mode, &paths)?;
+    let _lock = lock(&paths)?;
+    logs::daemon_log::init(matches!(mode, Mode::Private { .. }));
+    let limit = ulimits::raise_open_files().inspect_err(|error| warn!(%error, "cannot raise the limit of open files")).ok();
+    let notifier = Notifier::from_environment().context("cannot reach the service manager")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Blocking work is rare (state file, look-ups of users): threads must not pile up in an idle daemon.
+        .max_blocking_threads(8)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let (mut daemon, inputs, handle) = assemble(mode, paths, inherited, limit, notifier).await?;
+        daemon.restore();
+        daemon.begin_to_serve(handle);
+        let result = daemon.run(inputs, waiter).await;
+        daemon.clean_up();
+        result
+    })
+}
+
+async fn assemble(
+    mode: Mode,
+    paths: Paths,
+    inherited: Vec<notify::Passed>,
+    limit: Option<Limit>,
+    notifier: Option<Notifier>,
+) -> anyhow::Result<(Daemon, Inputs, Handle)> {
+    fs::write(paths.agent(), node::AGENT).with_context(|| format!("cannot write `{}`", paths.agent().display()))?;
+    let (primary, node_events) = Primary::start(PrimaryConfig::default()).context("cannot serve Node's channels")?;
+    for socket in inherited {
+        info!(name = socket.name, "took over a socket from systemd");
+        primary.add_inherited(socket.name, socket.fd);
+    }
+    let service = !matches!(mode, Mode::Private { .. });
+    let journal = service && Path::new("/run/systemd/journal/socket").exists();
+    let (logs, log_events) = Logs::start(LogsConfig::new(journal, paths.home.join("logs")));
+    let (handle, requests, changes) = Handle::new(WAITING_REQUESTS);
+    let (fact_sender, facts) = mpsc::unbounded_channel();
+    if let Some(path) = paths.pid_file(&mode) {
+        fs::write(&path, std::process::id().to_string()).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the kernel's boot id")?;
+    let spawner = Spawner {
+        home: paths.home.clone(),
+        agent: paths.agent(),
+        notify_folder: paths.notify_folder(),
+        limits: limit.into_iter().collect(),
+        scopes: Scopes::of(&mode).map(Arc::new),
+        boot_id: boot_id.trim().to_owned(),
+    };
+    let daemon = Daemon::new(mode, paths, own_uid(), spawner, primary, logs, changes, fact_sender, notifier);
+    Ok((daemon, Inputs { requests, facts, node: node_events, logs: log_events }, handle))
+}
+
+impl Daemon {
+    /// Opens the ways by which callers come, in a task beside the loop, which they need to answer them.
+    fn begin_to_serve(&self, handle: Handle) {
+        let info = dbus::ManagerInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: self.mode.name().to_owned(),
+            home: self.paths.home.display().to_string(),
+            pid: std::process::id(),
+        };
+        let (mode, socket, facts) = (self.mode.clone(), self.paths.socket(), self.facts.clone());
+        tokio::spawn(async move {
+            let result = open_ways(handle, info, &mode, &socket).await;
+            drop(facts.send(Fact::Serving(Box::new(result))));
+        });
+    }
+}
+
+async fn open_ways(
+    handle: Handle,
+    info: dbus::ManagerInfo,
+    mode: &Mode,
+    socket: &Path,
+) -> Result<dbus::Server, dbus::ServeError> {
+    let mut server = dbus::Server::start(handle, info).await?;
+    let access = if *mode == Mode::System { dbus::Access::Everybody } else { dbus::Access::Owner };
+    server.listen_private(socket, access).await?;
+    let bus = match mode {
+        Mode::System => Some(dbus::Bus::System),
+        Mode::User => Some(dbus::Bus::Session),
+        Mode::Private { .. } => None,
+    };
+    if let Some(bus) = bus
+        && let Err(error) = server.add_bus(bus).await
+    {
+        // The command line comes by the private socket; a supervisor must not wait for a bus.
+        warn!(%error, "commands are taken over the private socket only");
+    }
+    Ok(server)
+}
+
+fn own_uid() -> Uid {
+    Uid(nix::unistd::geteuid().as_raw())
+}
+
+/// Makes the folders. What workers must reach lies in folders that everybody may enter; the state is nobody's but the
+/// daemon's.
+fn make_folders(mode: &Mode, paths: &Paths) -> anyhow::Result<()> {
+    let runtime_mode = if *mode == Mode::System { 0o755 } else { 0o700 };
+    let folders =
+        [(&paths.state, 0o700), (&paths.runtime, runtime_mode), (&paths.shared, 0o711), (&paths.notify_folder(), 0o711)];
+    for (path, permissions) in folders {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(permissions)
+            .create(path)
+            .with_context(|| format!("cannot create the folder `{}`", path.display()))?;
+    }
+    // The caller's umask must not decide whether another user's worker reaches its agent.
+    for (path, permissions) in [(&paths.shared, runtime_mode | 0o711), (&paths.notify_folder(), 0o711)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(permissions))
+            .with_context(|| format!("cannot set permissions of `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+/// One daemon a home: the lock goes with the process, however it ends (flock(2)).
+fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
+    let path = paths.state.join("daemon.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open `{}`", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            bail!("another daemon already serves `{}`", paths.state.display())
+        }
+        Err((_, errno)) => bail!("cannot lock `{}`: {}", path.display(), errno.desc()),
+    }
+}

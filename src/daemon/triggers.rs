@@ -1,0 +1,298 @@
+//! What restarts a process besides its own end and people: `cron_restart`, `max_memory_restart`, changed files.
+//!
+//! Finds out when, never how: the core decides what a trigger means for a row that is stopped or being reloaded.
+//! Costs nothing for apps that use none of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use jiff::Zoned;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::facts::Fact;
+use super::requests::worker_identity;
+use super::{Daemon, now};
+use crate::core::{AppId, AppSpec, Event, ExecMode, ProcessId, State, Time, WatchSpec};
+use crate::sys::identity::run_as_async;
+
+/// Memory of apps with a limit is looked at so often (ms).
+const MEMORY_INTERVAL: u64 = 1000;
+/// Changes that come closer together than this (ms) are one.
+const SETTLE: u64 = 200;
+/// PM2's default of what is not watched: dot files and installed packages.
+const IGNORED: [&str; 2] = ["**/.*", "**/node_modules"];
+
+/// Everything that may trigger a restart.
+#[derive(Debug, Default)]
+pub(super) struct Triggers {
+    cron: BTreeMap<ProcessId, (Cron, String, Time)>,
+    memory: Option<Time>,
+    watches: BTreeMap<AppId, Watch>,
+    /// Apps whose files changed: when the restart is due, and what changed first.
+    changed: BTreeMap<AppId, (Time, PathBuf)>,
+}
+
+/// The watcher of one app; dropping it ends it.
+#[derive(Debug)]
+struct Watch {
+    spec: WatchSpec,
+    cwd: PathBuf,
+    /// `None` while the folders are being walked.
+    watcher: Option<RecommendedWatcher>,
+}
+
+impl Triggers {
+    /// When something is due.
+    pub(super) fn next(&self) -> Option<Time> {
+        let cron = self.cron.values().map(|(_, _, at)| *at);
+        let changed = self.changed.values().map(|(at, _)| *at);
+        cron.chain(changed).chain(self.memory).min()
+    }
+
+    /// Takes notice of a row as it is now.
+    fn follow_cron(&mut self, process: ProcessId, pattern: Option<&str>) {
+        let Some(pattern) = pattern else {
+            self.cron.remove(&process);
+            return;
+        };
+        if self.cron.get(&process).is_some_and(|(_, known, _)| known == pattern) {
+            return;
+        }
+        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).sloppy_ranges(true).build();
+        // Patterns are checked when a spec comes in; one that fails here has no further time.
+        if let Some((cron, at)) = parser.parse(pattern).ok().and_then(|cron| next_time(&cron).map(|at| (cron, at))) {
+            self.cron.insert(process, (cron, pattern.to_owned(), at));
+        }
+    }
+
+    pub(super) fn forget_process(&mut self, process: ProcessId) {
+        self.cron.remove(&process);
+    }
+
+    pub(super) fn forget_app(&mut self, app: AppId) {
+        self.watches.remove(&app);
+        self.changed.remove(&app);
+    }
+}
+
+impl Daemon {
+    /// A row or its spec changed: what may trigger it follows.
+    pub(super) fn follow(&mut self, process: ProcessId) {
+        let Some(row) = self.fleet.process(process) else { return };
+        let Some(spec) = self.fleet.spec_of_process(process).cloned() else { return };
+        let (app, running) = (row.app, row.state == State::Ready);
+        self.triggers_mut().follow_cron(process, spec.cron_restart.as_deref());
+        if running && spec.max_memory_restart.is_some() && self.restart_triggers.memory.is_none() {
+            self.restart_triggers.memory = Some(now().after(MEMORY_INTERVAL));
+        }
+        self.follow_files(app, &spec);
+    }
+
+    fn triggers_mut(&mut self) -> &mut Triggers {
+        &mut self.restart_triggers
+    }
+
+    fn follow_files(&mut self, app: AppId, spec: &AppSpec) {
+        let wanted = spec.watch.as_ref().filter(|_| {
+            self.fleet.processes_of(app).any(|row| row.desired == crate::core::Desired::Running)
+        });
+        let Some(wanted) = wanted else {
+            self.restart_triggers.forget_app(app);
+            return;
+        };
+        let known = self.restart_triggers.watches.get(&app);
+        if known.is_some_and(|watch| watch.spec == *wanted && watch.cwd == spec.cwd) {
+            return;
+        }
+        let watch = Watch { spec: wanted.clone(), cwd: spec.cwd.clone(), watcher: None };
+        let owner = self.fleet.app(app).map_or(self.owner, |app| app.owner);
+        let (spec, facts) = (spec.clone(), self.facts.clone());
+        self.restart_triggers.watches.insert(app, watch);
+        // The walk over the folders takes its time, and may see no more than the app's user can.
+        tokio::spawn(async move {
+            let begun = facts.clone();
+            let watching = async move {
+                let identity = worker_identity(owner, &spec)?;
+                let walk = move || begin(app, &spec, begun).map_err(|error| error.to_string());
+                run_as_async(identity, walk).await.map_err(|error| error.to_string())?
+            };
+            drop(facts.send(Fact::Watching(app, Box::new(watching.await))));
+        });
+    }
+
+    /// The walk over a watched app's folders is over.
+    pub(super) fn on_watching(&mut self, app: AppId, result: Result<RecommendedWatcher, String>) {
+        match (result, self.restart_triggers.watches.get_mut(&app)) {
+            (Ok(watcher), Some(watch)) => watch.watcher = Some(watcher),
+            (Err(error), _) => warn!(app = app.0, error, "cannot watch the app's files"),
+            // Not watched any more: the watcher goes.
+            (Ok(_), None) => {}
+        }
+    }
+
+    /// A watched file of an app changed.
+    pub(super) fn on_file_changed(&mut self, app: AppId, path: PathBuf) {
+        let delay = self.restart_triggers.watches.get(&app).map_or(0, |watch| watch.spec.delay);
+        let at = now().after(delay.max(SETTLE));
+        let first = self.restart_triggers.changed.remove(&app).map_or(path, |(_, first)| first);
+        self.restart_triggers.changed.insert(app, (at, first));
+    }
+
+    /// Does what is due.
+    pub(super) fn pull_triggers(&mut self) {
+        let present = now();
+        let due: Vec<ProcessId> =
+            self.restart_triggers.cron.iter().filter(|(_, (_, _, at))| *at <= present).map(|(id, _)| *id).collect();
+        for process in due {
+            if let Some((cron, _, at)) = self.restart_triggers.cron.get_mut(&process) {
+                *at = next_time(cron).unwrap_or(Time(u64::MAX));
+            }
+            self.feed(Event::RestartTriggered { process, reason: "cron_restart".to_owned(), graceful: false });
+        }
+        let changed: Vec<AppId> =
+            self.restart_triggers.changed.iter().filter(|(_, (at, _))| *at <= present).map(|(id, _)| *id).collect();
+        for app in changed {
+            let Some((_, path)) = self.restart_triggers.changed.remove(&app) else { continue };
+            let graceful = self.restart_triggers.watches.get(&app).is_some_and(|watch| watch.spec.reload);
+            let reason = format!("changed: {}", path.display());
+            info!(reason, "restarting what is watched");
+            let rows: Vec<ProcessId> = self.fleet.processes_of(app).map(|row| row.id).collect();
+            for process in rows {
+                self.feed(Event::RestartTriggered { process, reason: reason.clone(), graceful });
+            }
+        }
+        if self.restart_triggers.memory.is_some_and(|at| at <= present) {
+            self.look_at_memory();
+        }
+    }
+
+    fn look_at_memory(&mut self) {
+        let mut over = Vec::new();
+        let mut limited = false;
+        for row in self.fleet.processes().filter(|row| row.state == State::Ready) {
+            let Some(spec) = self.fleet.spec_of_process(row.id) else { continue };
+            let (Some(limit), Some(worker)) = (spec.max_memory_restart, row.current) else { continue };
+            limited = true;
+            let Some(live) = self.workers.get(worker) else { continue };
+            let memory = self.sampler.look(worker, live.pid, live.start_time).memory;
+            if memory > limit {
+                let reason = format!("it uses {memory} bytes of memory, over max_memory_restart {limit}");
+                over.push((row.id, reason, spec.exec_mode == ExecMode::Cluster));
+            }
+        }
+        // Nothing wakes an idle daemon whose apps have no limit.
+        self.restart_triggers.memory = limited.then(|| now().after(MEMORY_INTERVAL));
+        for (process, reason, graceful) in over {
+            self.feed(Event::RestartTriggered { process, reason, graceful });
+        }
+    }
+}
+
+/// The next time that a pattern means, on the monotonic clock.
+fn next_time(cron: &Cron) -> Option<Time> {
+    let present = Zoned::now();
+    let next = cron.find_next_occurrence(&present, false).ok()?;
+    let wait = next.timestamp().as_millisecond().saturating_sub(present.timestamp().as_millisecond());
+    Some(now().after(u64::try_from(wait).unwrap_or(0)))
+}
+
+/// Walks over the folders of an app and begins to watch them.
+fn begin(
+    app: AppId,
+    spec: &AppSpec,
+    facts: mpsc::UnboundedSender<Fact>,
+) -> Result<RecommendedWatcher, Box<dyn std::error::Error>> {
+    let cwd = spec.cwd.as_path();
+    let watched = spec.watch.clone().unwrap_or_default();
+    let spec = &watched;
+    let filter = Filter::new(spec, cwd)?;
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else { return };
+        if event.kind.is_access() {
+            return;
+        }
+        if let Some(path) = event.paths.into_iter().find(|path| filter.wants(path)) {
+            drop(facts.send(Fact::FileChanged(app, path)));
+        }
+    })?;
+    let default = [cwd.to_owned()];
+    let paths = if spec.paths.is_empty() { &default[..] } else { &spec.paths };
+    for path in paths {
+        watcher.watch(&cwd.join(path), RecursiveMode::Recursive)?;
+    }
+    Ok(watcher)
+}
+
+/// Which changed paths matter.
+#[derive(Debug)]
+struct Filter {
+    cwd: PathBuf,
+    ignored: GlobSet,
+    patterns: Vec<regex::Regex>,
+    ext: Vec<String>,
+}
+
+impl Filter {
+    fn new(spec: &WatchSpec, cwd: &Path) -> Result<Filter, Box<dyn std::error::Error>> {
+        let mut ignored = GlobSetBuilder::new();
+        let mut patterns = Vec::new();
+        let defaults: Vec<String> = IGNORED.iter().map(|glob| (*glob).to_owned()).collect();
+        for entry in if spec.ignore.is_empty() { &defaults } else { &spec.ignore } {
+            match entry.strip_prefix("regex:") {
+                Some(pattern) => patterns.push(regex::Regex::new(pattern)?),
+                None => {
+                    let entry = entry.strip_prefix("./").unwrap_or(entry);
+                    ignored.add(Glob::new(entry)?);
+                }
+            }
+        }
+        Ok(Filter { cwd: cwd.to_owned(), ignored: ignored.build()?, patterns, ext: spec.ext.clone() })
+    }
+
+    /// Whether a change of `path` is to be answered. A folder that is ignored is so with all that it holds.
+    fn wants(&self, path: &Path) -> bool {
+        let relative = path.strip_prefix(&self.cwd).unwrap_or(path);
+        let ignored = relative.ancestors().filter(|part| !part.as_os_str().is_empty()).any(|part| {
+            self.ignored.is_match(part) || self.ignored.is_match(self.cwd.join(part))
+        });
+        let text = path.to_string_lossy();
+        let wanted = self.ext.is_empty()
+            || path.extension().is_some_and(|ext| self.ext.iter().any(|wanted| ext.to_string_lossy() == **wanted));
+        wanted && !ignored && !self.patterns.iter().any(|pattern| pattern.is_match(&text))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn filter(ignore: &[&str]) -> Filter {
+        let spec = WatchSpec { ignore: ignore.iter().map(|s| (*s).to_owned()).collect(), ..WatchSpec::default() };
+        Filter::new(&spec, Path::new("/srv/app")).unwrap()
+    }
+
+    #[test]
+    fn dot_files_and_packages_are_not_watched_by_default() {
+        let filter = filter(&[]);
+        assert!(filter.wants(Path::new("/srv/app/src/a.js")));
+        assert!(!filter.wants(Path::new("/srv/app/.git/index")));
+        assert!(!filter.wants(Path::new("/srv/app/node_modules/x/index.js")));
+        assert!(!filter.wants(Path::new("/srv/app/lib/.a.js.swp")));
+    }
+
+    #[test]
+    fn ignored_folders_are_ignored_with_all_they_hold() {
+        let filter = filter(&["logs", "./tmp", "**/*.log", "regex:\\.bak$"]);
+        assert!(!filter.wants(Path::new("/srv/app/logs/deep/x.js")));
+        assert!(!filter.wants(Path::new("/srv/app/tmp/x.js")));
+        assert!(!filter.wants(Path::new("/srv/app/a/b.log")));
+        assert!(!filter.wants(Path::new("/srv/app/a.js.bak")));
+        assert!(filter.wants(Path::new("/srv/app/a.js")));
+    }
+}

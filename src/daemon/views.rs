@@ -1,0 +1,240 @@
+//! The fleet as others see it: the bus's plain views and PM2's jlist.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::sampling::Usage;
+use crate::api::{AppView, ProcessView};
+use crate::core::{App, AppSpec, ExecMode, Exit, Process};
+
+/// An app as anybody may see it.
+#[must_use]
+pub fn app_view(app: &App, processes: &[&Process]) -> AppView {
+    // The worst first: what a person must look at wins.
+    const ORDER: [&str; 6] = ["errored", "waiting restart", "launching", "stopping", "online", "stopped"];
+    let status = ORDER.iter().find(|status| processes.iter().any(|p| p.pm2_status() == **status));
+    AppView {
+        id: app.id.0,
+        name: app.name().to_owned(),
+        namespace: app.spec().namespace.clone(),
+        owner: app.owner.0,
+        mode: mode_name(app.spec().exec_mode).to_owned(),
+        instances: u32::try_from(processes.len()).unwrap_or(u32::MAX),
+        status: status.copied().unwrap_or("stopped").to_owned(),
+        processes: processes.iter().map(|p| p.id.0).collect(),
+    }
+}
+
+/// A process row as anybody may see it.
+#[must_use]
+pub fn process_view(app: &App, process: &Process, pid: u32) -> ProcessView {
+    let (exit_code, exit_signal) = match process.last_exit {
+        Some(Exit::Code(code)) => (code, String::new()),
+        Some(Exit::Signal(_)) => (0, process.last_exit.and_then(Exit::signal_name).unwrap_or_default()),
+        Some(Exit::Unknown) | None => (-1, String::new()),
+    };
+    ProcessView {
+        id: process.id.0,
+        app: app.id.0,
+        name: app.name().to_owned(),
+        namespace: app.spec().namespace.clone(),
+        owner: app.owner.0,
+        instance: process.instance,
+        status: process.pm2_status().to_owned(),
+        state: process.state.as_str().to_owned(),
+        pid,
+        restarts: process.restarts,
+        unstable_restarts: process.unstable_restarts(),
+        started_at: process.started_at.unwrap_or(0),
+        created_at: process.created_at,
+        exit_code,
+        exit_signal,
+        reason: process.reason.clone(),
+    }
+}
+
+fn mode_name(mode: ExecMode) -> &'static str {
+    match mode {
+        ExecMode::Fork => "fork_mode",
+        ExecMode::Cluster => "cluster_mode",
+    }
+}
+
+/// What of a process PM2's jlist shows and the fleet does not know.
+#[derive(Debug, Default)]
+pub struct Extras<'a> {
+    /// Process id of its worker, 0 for none.
+    pub pid: u32,
+    /// Memory and CPU.
+    pub usage: Usage,
+    /// What the app reported over its channel: `axm_monitor`, `axm_actions`, `axm_options`, `node_version`.
+    pub reported: Option<&'a Map<String, Value>>,
+    /// Lines dropped on the way to log files, and the last error.
+    pub dropped_lines: u64,
+    /// Count of the app's processes.
+    pub instances: usize,
+    /// Resolved paths of the log and pid files.
+    pub paths: LogPaths,
+}
+
+/// Resolved paths of one process's files.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct LogPaths {
+    /// Standard output's.
+    pub out: Option<String>,
+    /// Standard error's.
+    pub err: Option<String>,
+    /// Both.
+    pub both: Option<String>,
+    /// Pid file.
+    pub pid: Option<String>,
+}
+
+/// One element of PM2's jlist.
+#[must_use]
+pub fn jlist_entry(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) -> Value {
+    json!({
+        "pid": extras.pid,
+        "name": spec.name,
+        "pm2_env": pm2_env(app, process, spec, extras),
+        "pm_id": process.id.0,
+        "monit": { "memory": extras.usage.memory, "cpu": extras.usage.cpu },
+    })
+}
+
+/// PM2's `pm2_env`: settings, state, and the app's whole environment flattened into it.
+fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) -> Map<String, Value> {
+    let mut all = Map::new();
+    let mut put = |key: &str, value: Value| {
+        all.insert(key.to_owned(), value);
+    };
+    let path = |path: &Option<String>| path.clone().map_or_else(|| json!("/dev/null"), Value::from);
+
+    // PM2 copies every variable up into pm2_env; its own keys, put afterwards, win.
+    for (key, value) in &spec.env {
+        put(key, variable(spec, key, value));
+    }
+    put("name", json!(spec.name));
+    put("namespace", json!(spec.namespace));
+    put("args", json!(spec.args));
+    put("node_args", json!(spec.node_args));
+    put("pm_exec_path", json!(spec.script));
+    put("pm_cwd", json!(spec.cwd));
+    put("exec_interpreter", json!(spec.interpreter));
+    put("exec_mode", json!(mode_name(spec.exec_mode)));
+    put("instances", json!(extras.instances));
+    put("instance_var", json!(spec.instance_var));
+    put(&spec.instance_var, json!(process.instance));
+    put("pm_out_log_path", path(&extras.paths.out));
+    put("pm_err_log_path", path(&extras.paths.err));
+    if extras.paths.both.is_some() {
+        put("pm_log_path", path(&extras.paths.both));
+    }
+    if extras.paths.pid.is_some() {
+        put("pm_pid_path", path(&extras.paths.pid));
+    }
+    put("merge_logs", json!(spec.log.merge_logs));
+    put("autostart", json!(spec.autostart));
+    put("autorestart", json!(spec.autorestart));
+    put("treekill", json!(spec.treekill));
+    put("kill_retry_time", json!(100));
+    put("watch", spec.watch.as_ref().map_or(json!(false), |watch| {
+        if watch.paths.is_empty() { json!(true) } else { json!(watch.paths) }
+    }));
+    optional_settings(&mut all, spec);
+
+    let mut put = |key: &str, value: Value| {
+        all.insert(key.to_owned(), value);
+    };
+    put("username", json!(spec.username));
+    put("version", json!(spec.version.as_deref().unwrap_or("N/A")));
+    put("status", json!(process.pm2_status()));
+    put("pm_uptime", json!(process.started_at.unwrap_or(0)));
+    put("created_at", json!(process.created_at));
+    put("restart_time", json!(process.restarts));
+    put("unstable_restarts", json!(process.unstable_restarts()));
+    put("prev_restart_delay", json!(process.record.last_delay()));
+    match process.last_exit {
+        Some(Exit::Code(code)) => put("exit_code", json!(code)),
+        Some(exit @ Exit::Signal(_)) => {
+            put("exit_code", json!(0));
+            put("exit_signal", json!(exit.signal_name()));
+        }
+        Some(Exit::Unknown) | None => {}
+    }
+    if !process.reason.is_empty() {
+        put("reason", json!(process.reason));
+    }
+    put("pm_id", json!(process.id.0));
+    put("state", json!(process.state.as_str()));
+    put("owner", json!(app.owner.0));
+    if extras.dropped_lines > 0 {
+        put("log_lines_dropped", json!(extras.dropped_lines));
+    }
+    for key in ["axm_actions", "axm_monitor", "axm_options", "axm_dynamic"] {
+        let empty = if key == "axm_actions" { json!([]) } else { json!({}) };
+        put(key, extras.reported.and_then(|map| map.get(key)).cloned().unwrap_or(empty));
+    }
+    if let Some(version) = extras.reported.and_then(|map| map.get("node_version")) {
+        put("node_version", version.clone());
+    }
+    put("vizion_running", json!(false));
+    put("km_link", json!(false));
+    put("env", spec.env.iter().map(|(key, value)| (key.clone(), variable(spec, key, value))).collect());
+    for (key, value) in &spec.extra {
+        all.insert(key.clone(), value.clone());
+    }
+    all
+}
+
+/// A variable as PM2 shows it: a number stays one that the file gave as a number.
+fn variable(spec: &AppSpec, name: &str, value: &str) -> Value {
+    let literal = spec.unquoted_env.iter().any(|unquoted| unquoted == name).then(|| serde_json::from_str(value).ok());
+    literal.flatten().unwrap_or_else(|| json!(value))
+}
+
+/// Settings that jlist shows only where they were made.
+fn optional_settings(all: &mut Map<String, Value>, spec: &AppSpec) {
+    let usual = AppSpec::default();
+    let mut put_if = |differs: bool, key: &str, value: Value| {
+        if differs {
+            all.insert(key.to_owned(), value);
+        }
+    };
+    put_if(spec.max_memory_restart.is_some(), "max_memory_restart", json!(spec.max_memory_restart));
+    put_if(spec.cron_restart.is_some(), "cron_restart", json!(spec.cron_restart));
+    put_if(spec.kill_timeout != usual.kill_timeout, "kill_timeout", json!(spec.kill_timeout));
+    put_if(spec.listen_timeout != usual.listen_timeout, "listen_timeout", json!(spec.listen_timeout));
+    put_if(spec.wait_ready, "wait_ready", json!(true));
+    put_if(spec.restart_delay != 0, "restart_delay", json!(spec.restart_delay));
+    put_if(
+        spec.exp_backoff_restart_delay != 0,
+        "exp_backoff_restart_delay",
+        json!(spec.exp_backoff_restart_delay),
+    );
+    put_if(spec.min_uptime != usual.min_uptime, "min_uptime", json!(spec.min_uptime));
+    put_if(spec.max_restarts != usual.max_restarts, "max_restarts", json!(spec.max_restarts));
+    put_if(!spec.stop_exit_codes.is_empty(), "stop_exit_codes", json!(spec.stop_exit_codes));
+    put_if(spec.shutdown_with_message, "shutdown_with_message", json!(true));
+    put_if(spec.log.log_date_format.is_some(), "log_date_format", json!(spec.log.log_date_format));
+    put_if(spec.log.log_type != usual.log.log_type, "log_type", json!(spec.log.log_type));
+    put_if(spec.log.disable_logs, "disable_logs", json!(true));
+    put_if(spec.increment_var.is_some(), "increment_var", json!(spec.increment_var));
+    put_if(spec.uid.is_some(), "uid", json!(spec.uid));
+    put_if(spec.gid.is_some(), "gid", json!(spec.gid));
+    put_if(spec.balance != usual.balance, "balance", json!(spec.balance));
+    put_if(!spec.agent, "agent", json!(false));
+    put_if(spec.drain_timeout != usual.drain_timeout, "drain_timeout", json!(spec.drain_timeout));
+    put_if(spec.kill_signal != usual.kill_signal, "kill_signal", json!(spec.kill_signal));
+    if let Some(watch) = &spec.watch {
+        put_if(!watch.ignore.is_empty(), "ignore_watch", json!(watch.ignore));
+        put_if(watch.delay != 0, "watch_delay", json!(watch.delay));
+    }
+}
+
+/// The environment that `env` shows.
+#[must_use]
+pub fn environment(spec: &AppSpec) -> BTreeMap<String, String> {
+    spec.env.clone()
+}
