@@ -48,6 +48,7 @@ impl Daemon {
             }
             What::List(reply) => self.list(caller, reply),
             What::Environment(process, reply) => answer(reply, self.environment(caller, process)),
+            What::Spec(process, reply) => answer(reply, self.spec_text(caller, process)),
             What::OpenLogs(request, reply) => self.open_logs(caller, request, reply),
             What::FlushLogs(targets, reply) => self.flush_logs(caller, &targets, reply),
             What::ReopenLogs(reply) => self.reopen_logs(reply),
@@ -253,6 +254,13 @@ impl Daemon {
         let id = self.one_process(caller, process)?;
         let spec = self.fleet.process(id).and_then(|process| self.fleet.spec_of_process(process.id));
         Ok(spec.map(|spec| super::views::environment(spec)).unwrap_or_default())
+    }
+
+    /// What a process runs, as JSON: with its environment, so for those who control it only.
+    fn spec_text(&self, caller: &Caller, process: u32) -> Result<String, Error> {
+        let id = self.one_process(caller, process)?;
+        let spec = self.fleet.spec_of_process(id).ok_or_else(|| Error::NoSuchTarget(process.to_string()))?;
+        serde_json::to_string(&**spec).map_err(|error| Error::Failed(error.to_string()))
     }
 
     fn send_signal(&mut self, caller: &Caller, targets: &[String], signal: &str) -> Result<(), Error> {
