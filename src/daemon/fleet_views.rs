@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
+use super::Daemon;
 use super::handle::{Caller, Reply};
 use super::requests::answer;
 use super::views::{self, Extras, LogPaths};
-use super::Daemon;
 use crate::api::{AppView, Error, JobView, ProcessView};
 use crate::core::{AppId, Process, ProcessId};
 use crate::logs;
@@ -45,7 +45,8 @@ impl Daemon {
             let spec = self.fleet.spec_of_process(process.id).unwrap_or_else(|| app.spec());
             let pid = self.pid_of(process);
             let live = process.current.and_then(|worker| Some((worker, self.workers.get(worker)?)));
-            let usage = live.map(|(worker, live)| self.sampler.look(worker, live.pid, live.start_time)).unwrap_or_default();
+            let usage =
+                live.map(|(worker, live)| self.sampler.look(worker, live.pid, live.start_time)).unwrap_or_default();
             let extras = Extras {
                 pid,
                 usage,
@@ -70,7 +71,9 @@ impl Daemon {
             self.paths.home.display(),
             self.status,
         );
-        for process in self.fleet.processes().filter_map(view).filter(|view| caller.controls(crate::core::Uid(view.owner))) {
+        for process in
+            self.fleet.processes().filter_map(view).filter(|view| caller.controls(crate::core::Uid(view.owner)))
+        {
             text.push_str(&format!(
                 "{}|{} {} pid {} restarts {} {}\n",
                 process.id, process.name, process.status, process.pid, process.restarts, process.reason

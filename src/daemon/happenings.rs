@@ -44,9 +44,12 @@ impl Daemon {
     }
 
     fn on_started(&mut self, worker: WorkerId, mut started: Started) {
-        let Some((process, app)) = self.fleet.worker(worker).map(|w| w.process).and_then(|process| {
-            self.fleet.process(process).map(|row| (row.id, row.app))
-        }) else {
+        let Some((process, app)) = self
+            .fleet
+            .worker(worker)
+            .map(|w| w.process)
+            .and_then(|process| self.fleet.process(process).map(|row| (row.id, row.app)))
+        else {
             // The core orders no worker that it does not know.
             return;
         };

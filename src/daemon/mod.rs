@@ -53,9 +53,9 @@ pub use paths::{Mode, Paths};
 pub use startup::run;
 
 use crate::core::{Fleet, JobId, Now, ProcessId, Time, Uid};
+use crate::dbus;
 use crate::logs::Logs;
 use crate::node::Primary;
-use crate::dbus;
 use crate::sys::clock;
 use crate::sys::notify::{Notice, Notifier};
 

@@ -85,7 +85,10 @@ mod tests {
 
     #[test]
     fn urls() {
-        assert_eq!(split_url("http://localhost:3000/health"), Some(("localhost:3000", "localhost:3000".into(), "/health")));
+        assert_eq!(
+            split_url("http://localhost:3000/health"),
+            Some(("localhost:3000", "localhost:3000".into(), "/health"))
+        );
         assert_eq!(split_url("http://[::1]"), Some(("[::1]", "[::1]:80".into(), "/")));
         assert_eq!(split_url("https://x"), None);
         assert_eq!(split_url("http:///x"), None);

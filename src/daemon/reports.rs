@@ -39,7 +39,9 @@ impl Daemon {
         let data = message.get("data");
         match (message.get("type").and_then(Value::as_str), data) {
             (Some("axm:monitor"), Some(Value::Object(metrics))) => self.merge(process, "axm_monitor", metrics),
-            (Some("axm:option:configuration"), Some(Value::Object(options))) => self.merge(process, "axm_options", options),
+            (Some("axm:option:configuration"), Some(Value::Object(options))) => {
+                self.merge(process, "axm_options", options)
+            }
             (Some("axm:action"), Some(action)) => self.add_action(process, action),
             (Some("axm:reply"), Some(data)) => self.on_reply(process, data),
             _ => {
@@ -117,9 +119,10 @@ impl Daemon {
         let mut waiting = Vec::new();
         for process in processes {
             let Ok(worker) = self.running_worker(process) else { continue };
-            let offered = self.reported.get(&process).and_then(|reported| reported.get("axm_actions")).is_some_and(|all| {
-                all.as_array().is_some_and(|all| all.iter().any(|known| known["action_name"] == action))
-            });
+            let offered =
+                self.reported.get(&process).and_then(|reported| reported.get("axm_actions")).is_some_and(|all| {
+                    all.as_array().is_some_and(|all| all.iter().any(|known| known["action_name"] == action))
+                });
             if !offered || self.triggers.len() >= MAX_TRIGGERS {
                 continue;
             }

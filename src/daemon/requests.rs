@@ -26,17 +26,19 @@ impl Daemon {
             What::Restart(targets, options, reply) => answer(reply, self.restart(caller, &targets, options)),
             What::Reload(targets, options, reply) => answer(reply, self.reload(caller, &targets, options)),
             What::Stop(targets, reply) => {
-                let result = self.on_targets(caller, "stop", &targets, |job, processes| Event::StopRequested { job, processes });
+                let result =
+                    self.on_targets(caller, "stop", &targets, |job, processes| Event::StopRequested { job, processes });
                 answer(reply, result);
             }
             What::Delete(targets, reply) => {
-                let result =
-                    self.on_targets(caller, "delete", &targets, |job, processes| Event::DeleteRequested { job, processes });
+                let result = self
+                    .on_targets(caller, "delete", &targets, |job, processes| Event::DeleteRequested { job, processes });
                 answer(reply, result);
             }
             What::Scale(app, count, reply) => answer(reply, self.scale(caller, &app, &count)),
             What::Reset(targets, reply) => {
-                let result = self.resolve(caller, &targets).map(|processes| self.feed(Event::ResetRequested { processes }));
+                let result =
+                    self.resolve(caller, &targets).map(|processes| self.feed(Event::ResetRequested { processes }));
                 answer(reply, result);
             }
             What::SendSignal(targets, signal, reply) => answer(reply, self.send_signal(caller, &targets, &signal)),

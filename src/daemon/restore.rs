@@ -2,9 +2,9 @@
 
 use tracing::{info, warn};
 
+use super::Daemon;
 use super::persist::{self, SavedWorker};
 use super::saved_list::restores_at_boot;
-use super::Daemon;
 use crate::core::Event;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::tree::Tree;

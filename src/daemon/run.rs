@@ -86,7 +86,10 @@ impl Daemon {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let due = [self.timers.next(), self.restart_triggers.next(), self.jobs.next_expiry(), self.persist.due()].into_iter().flatten().min()?;
+        let due = [self.timers.next(), self.restart_triggers.next(), self.jobs.next_expiry(), self.persist.due()]
+            .into_iter()
+            .flatten()
+            .min()?;
         Some(instant_of(due))
     }
 

@@ -29,7 +29,9 @@ impl Sampler {
         let Some(sample) = Sample::take(pid, start_time) else { return Usage::default() };
         let memory = sample.rss;
         let cpu = match self.seen.get(&worker) {
-            Some((last, percent)) if sample.at.saturating_sub(last.at) < MIN_INTERVAL => return Usage { memory, cpu: *percent },
+            Some((last, percent)) if sample.at.saturating_sub(last.at) < MIN_INTERVAL => {
+                return Usage { memory, cpu: *percent };
+            }
             Some((last, _)) => sample.cpu_percent_since(last),
             None => sample.cpu_percent_since(&at_birth(start_time)),
         };

@@ -65,7 +65,8 @@ fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     make_folders(&mode, &paths)?;
     let _lock = lock(&paths)?;
     logs::daemon_log::init(matches!(mode, Mode::Private { .. }));
-    let limit = ulimits::raise_open_files().inspect_err(|error| warn!(%error, "cannot raise the limit of open files")).ok();
+    let limit =
+        ulimits::raise_open_files().inspect_err(|error| warn!(%error, "cannot raise the limit of open files")).ok();
     let notifier = Notifier::from_environment().context("cannot reach the service manager")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -103,7 +104,8 @@ async fn assemble(
     let (handle, requests, changes) = Handle::new(WAITING_REQUESTS);
     let (fact_sender, facts) = mpsc::unbounded_channel();
     if let Some(path) = paths.pid_file(&mode) {
-        fs::write(&path, std::process::id().to_string()).with_context(|| format!("cannot write `{}`", path.display()))?;
+        fs::write(&path, std::process::id().to_string())
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the kernel's boot id")?;
     let spawner = Spawner {
@@ -166,8 +168,12 @@ fn own_uid() -> Uid {
 /// daemon's.
 fn make_folders(mode: &Mode, paths: &Paths) -> anyhow::Result<()> {
     let runtime_mode = if *mode == Mode::System { 0o755 } else { 0o700 };
-    let folders =
-        [(&paths.state, 0o700), (&paths.runtime, runtime_mode), (&paths.shared, 0o711), (&paths.notify_folder(), 0o711)];
+    let folders = [
+        (&paths.state, 0o700),
+        (&paths.runtime, runtime_mode),
+        (&paths.shared, 0o711),
+        (&paths.notify_folder(), 0o711),
+    ];
     for (path, permissions) in folders {
         DirBuilder::new()
             .recursive(true)

@@ -63,7 +63,8 @@ impl Triggers {
         if self.cron.get(&process).is_some_and(|(_, known, _)| known == pattern) {
             return;
         }
-        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).sloppy_ranges(true).build();
+        let parser =
+            CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).sloppy_ranges(true).build();
         // Patterns are checked when a spec comes in; one that fails here has no further time.
         if let Some((cron, at)) = parser.parse(pattern).ok().and_then(|cron| next_time(&cron).map(|at| (cron, at))) {
             self.cron.insert(process, (cron, pattern.to_owned(), at));
@@ -98,9 +99,10 @@ impl Daemon {
     }
 
     fn follow_files(&mut self, app: AppId, spec: &AppSpec) {
-        let wanted = spec.watch.as_ref().filter(|_| {
-            self.fleet.processes_of(app).any(|row| row.desired == crate::core::Desired::Running)
-        });
+        let wanted = spec
+            .watch
+            .as_ref()
+            .filter(|_| self.fleet.processes_of(app).any(|row| row.desired == crate::core::Desired::Running));
         let Some(wanted) = wanted else {
             self.restart_triggers.forget_app(app);
             return;
@@ -257,9 +259,10 @@ impl Filter {
     /// Whether a change of `path` is to be answered. A folder that is ignored is so with all that it holds.
     fn wants(&self, path: &Path) -> bool {
         let relative = path.strip_prefix(&self.cwd).unwrap_or(path);
-        let ignored = relative.ancestors().filter(|part| !part.as_os_str().is_empty()).any(|part| {
-            self.ignored.is_match(part) || self.ignored.is_match(self.cwd.join(part))
-        });
+        let ignored = relative
+            .ancestors()
+            .filter(|part| !part.as_os_str().is_empty())
+            .any(|part| self.ignored.is_match(part) || self.ignored.is_match(self.cwd.join(part)));
         let text = path.to_string_lossy();
         let wanted = self.ext.is_empty()
             || path.extension().is_some_and(|ext| self.ext.iter().any(|wanted| ext.to_string_lossy() == **wanted));

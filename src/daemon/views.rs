@@ -139,9 +139,15 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     put("autorestart", json!(spec.autorestart));
     put("treekill", json!(spec.treekill));
     put("kill_retry_time", json!(100));
-    put("watch", spec.watch.as_ref().map_or(json!(false), |watch| {
-        if watch.paths.is_empty() { json!(true) } else { json!(watch.paths) }
-    }));
+    put(
+        "watch",
+        spec.watch.as_ref().map_or(
+            json!(false),
+            |watch| {
+                if watch.paths.is_empty() { json!(true) } else { json!(watch.paths) }
+            },
+        ),
+    );
     optional_settings(&mut all, spec);
 
     let mut put = |key: &str, value: Value| {
@@ -208,11 +214,7 @@ fn optional_settings(all: &mut Map<String, Value>, spec: &AppSpec) {
     put_if(spec.listen_timeout != usual.listen_timeout, "listen_timeout", json!(spec.listen_timeout));
     put_if(spec.wait_ready, "wait_ready", json!(true));
     put_if(spec.restart_delay != 0, "restart_delay", json!(spec.restart_delay));
-    put_if(
-        spec.exp_backoff_restart_delay != 0,
-        "exp_backoff_restart_delay",
-        json!(spec.exp_backoff_restart_delay),
-    );
+    put_if(spec.exp_backoff_restart_delay != 0, "exp_backoff_restart_delay", json!(spec.exp_backoff_restart_delay));
     put_if(spec.min_uptime != usual.min_uptime, "min_uptime", json!(spec.min_uptime));
     put_if(spec.max_restarts != usual.max_restarts, "max_restarts", json!(spec.max_restarts));
     put_if(!spec.stop_exit_codes.is_empty(), "stop_exit_codes", json!(spec.stop_exit_codes));
