@@ -56,7 +56,6 @@ pub const TRANSITIONS: &[(State, State)] = &[
     (State::Ready, State::Errored),
     (State::Ready, State::Stopped),
     (State::Draining, State::Stopping),
-    (State::Draining, State::Starting),
     (State::Draining, State::Stopped),
     (State::Stopping, State::Starting),
     (State::Stopping, State::Ready),

@@ -364,6 +364,12 @@ impl ReloadLane {
                         reject(fleet, step.process, worker)
                     }
                 }
+                // A row that has no worker any more does not wait for its turn.
+                StepState::Leaving(_) | StepState::Restarting(_) | StepState::Over
+                    if roll_back && replaced && fleet.processes[&step.process].current.is_none() =>
+                {
+                    fleet.take_back(step.process, step.before)
+                }
                 StepState::Leaving(_) | StepState::Restarting(_) | StepState::Over if roll_back && replaced => {
                     StepState::Waiting
                 }
