@@ -36,6 +36,8 @@ pub(super) struct Listener {
     /// Rows whose workers asked for it and that have not been removed since.
     pub claims: BTreeSet<ProcessId>,
     pub origin: Origin,
+    /// Handed out by [`super::Primary::open`]: it stays until the app goes.
+    pub handed_out: bool,
     /// Connections that were accepted or taken back and wait for a worker. Bounded by what workers may have
     /// unanswered, and by [`Dealt::HELD`].
     pub homeless: VecDeque<Connection>,
@@ -78,8 +80,6 @@ pub(super) enum Origin {
     File(Identity),
     /// From systemd; goes back into the pool.
     Inherited,
-    /// By [`super::Primary::open`]; stays until the app goes.
-    Opened,
 }
 
 /// A socket from systemd.

@@ -185,7 +185,7 @@ impl Task {
         let address = socket::local_address(&fd).map_err(|e| bind::errno(&e))?;
         let dealt = |sticky| Sockets::Dealt(Dealt { fd: Arc::clone(&fd), sticky, watched: false });
         let sockets = match balance {
-            _ if kind == Kind::Datagram || matches!(origin, Origin::Opened) => Sockets::Shared(fd),
+            _ if kind == Kind::Datagram => Sockets::Shared(fd),
             Balance::RoundRobin => dealt(false),
             Balance::Sticky => dealt(true),
             Balance::Auto if matches!(origin, Origin::Bound) => Sockets::Slots(Slots::new(fd, &self.config)),
@@ -202,6 +202,7 @@ impl Task {
             data: Value::Null,
             claims: BTreeSet::new(),
             origin,
+            handed_out: false,
             homeless: VecDeque::new(),
             last: None,
         });
@@ -327,7 +328,7 @@ impl Task {
         let app = listener.app;
         let ending = self.workers.values().any(|worker| worker.app == app && worker.terminating);
         let alive = self.workers.values().any(|worker| worker.app == app);
-        if alive && !ending && !self.is_held(id) {
+        if alive && !ending && !listener.handed_out && !self.is_held(id) {
             self.close_listener(id);
         }
     }
@@ -360,7 +361,7 @@ impl Task {
     fn drop_claim(&mut self, id: ListenerId, process: ProcessId) {
         let Some(listener) = self.listeners.all.get_mut(&id) else { return };
         listener.claims.remove(&process);
-        if listener.claims.is_empty() && !matches!(listener.origin, Origin::Opened) {
+        if listener.claims.is_empty() && !listener.handed_out {
             self.close_listener(id);
         } else {
             self.begin_retiring(id, process);
@@ -397,7 +398,7 @@ impl Task {
                     tokio::task::spawn_blocking(move || bind::unlink_path(&path, &who));
                 }
             }
-            Origin::Bound | Origin::Opened => (),
+            Origin::Bound => (),
         }
     }
 
@@ -445,9 +446,8 @@ impl Task {
         }
         // The only one who asked may be gone.
         if let Ok(listener) = listener
-            && self.listeners.all.get(&listener).is_some_and(|l| l.claims.is_empty())
+            && self.listeners.all.get(&listener).is_some_and(|l| l.claims.is_empty() && !l.handed_out)
             && !self.is_held(listener)
-            && !matches!(self.listeners.all.get(&listener).map(|l| &l.origin), Some(Origin::Opened))
         {
             self.close_listener(listener);
         }
@@ -485,9 +485,7 @@ impl Task {
         let Some(listener) = self.listeners.all.get_mut(&id) else { return };
         let answer = match &listener.sockets {
             Sockets::Shared(fd) => {
-                if matches!(listener.origin, Origin::Bound) {
-                    listener.origin = Origin::Opened;
-                }
+                listener.handed_out = true;
                 fd.try_clone().map_err(|e| open_error(address, bind::errno(&e)))
             }
             Sockets::Dealt(_) | Sockets::Slots(_) => Err(open_error(address, libc::EADDRINUSE)),

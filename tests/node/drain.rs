@@ -1,1 +1,122 @@
-//! x
+//! Nobody loses a request when workers are replaced, scaled and ended.
+
+use std::time::Duration;
+
+use pm2rs::core::{AppId, Balance, ProcessId};
+use pm2rs::node::PrimaryConfig;
+
+use crate::client::{Connection, Load};
+use crate::rig::{Plan, Rig, free_port, node, nodes};
+
+/// Replaces every worker, one at a time, under load of both kinds; what fails is returned.
+async fn reload_under_load(plan: Plan, rows: u32, config: PrimaryConfig, path: &'static str, rounds: usize) {
+    let what = format!("{}, {rows} rows, {:?}, {config:?}", plan.spec.interpreter, plan.spec.balance);
+    let mut rig = Rig::with(config);
+    let port = free_port();
+    let plan = plan.env("PORT", port);
+    let mut workers = Vec::new();
+    for row in 0..rows {
+        workers.push(rig.serve(&plan.row(row)).await.0);
+    }
+    let loads = [
+        Load::start(port, 6, true, path, Duration::ZERO),
+        Load::start(port, 3, true, path, Duration::from_millis(20)),
+        Load::start(port, 6, false, path, Duration::ZERO),
+    ];
+    for _ in 0..rounds {
+        for (row, worker) in (0..).zip(&mut workers) {
+            let (new, _) = rig.serve(&plan.row(row)).await;
+            let old = std::mem::replace(worker, new);
+            assert_eq!(rig.stop(old).await, 0, "{what}: did not drain");
+        }
+    }
+    for load in loads {
+        let (answers, failures) = load.end().await;
+        assert!(failures.is_empty(), "{what}: {} of {answers} failed: {failures:?}", failures.len());
+        assert!(answers > 0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_loses_nothing_on_any_node() {
+    for (_, node) in nodes() {
+        reload_under_load(Plan::new(&node, "http.js"), 2, PrimaryConfig::default(), "/?ms=2", 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_loses_nothing_however_connections_are_spread() {
+    let Some(node) = node(24) else { return };
+    for balance in [Balance::Shared, Balance::RoundRobin, Balance::Sticky] {
+        reload_under_load(Plan::new(&node, "http.js").balance(balance), 2, PrimaryConfig::default(), "/?ms=2", 2).await;
+    }
+    let classic = PrimaryConfig { ebpf: false, ..PrimaryConfig::default() };
+    reload_under_load(Plan::new(&node, "http.js"), 3, classic, "/?ms=2", 2).await;
+}
+
+#[tokio::test]
+async fn a_reload_loses_nothing_with_one_row_slow_answers_and_frameworks() {
+    let Some(node) = node(22) else { return };
+    reload_under_load(Plan::new(&node, "http.js"), 1, PrimaryConfig::default(), "/?ms=300", 2).await;
+    for app in ["express.js", "fastify.js", "koa.js"] {
+        reload_under_load(Plan::new(&node, app), 2, PrimaryConfig::default(), "/", 1).await;
+    }
+}
+
+#[tokio::test]
+async fn scaling_loses_nothing() {
+    let Some(node) = node(24) else { return };
+    for ebpf in [true, false] {
+        let mut rig = Rig::with(PrimaryConfig { ebpf, ..PrimaryConfig::default() });
+        let port = free_port();
+        let plan = Plan::new(&node, "http.js").env("PORT", port);
+        rig.serve(&plan.row(0)).await;
+        let loads = [true, false].map(|keep| Load::start(port, 6, keep, "/?ms=2", Duration::ZERO));
+        for round in 0..3 {
+            let rows = [1 + 2 * round, 2 + 2 * round];
+            let mut more = Vec::new();
+            for row in rows {
+                more.push((row, rig.serve(&plan.row(row)).await.0));
+            }
+            for (row, worker) in more {
+                assert_eq!(rig.stop(worker).await, 0);
+                rig.primary.remove_process(AppId(0), ProcessId(row));
+            }
+        }
+        for load in loads {
+            let (answers, failures) = load.end().await;
+            assert!(failures.is_empty(), "ebpf {ebpf}: {} of {answers} failed: {failures:?}", failures.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_ends_in_any_case() {
+    for (major, node) in nodes() {
+        let mut rig = Rig::new();
+        let port = free_port();
+        // A connection that stays, and one that is never used.
+        let plan = Plan::new(&node, "ws.js").env("PORT", port);
+        let (worker, _) = rig.serve(&plan).await;
+        let _idle = Connection::tcp(port).await.unwrap();
+        let answers = crate::client::ask(&node, "ws", port, 1).await;
+        assert_eq!(answers.len(), 1);
+        rig.primary.drain(worker, 200);
+        rig.event(pm2rs::node::NodeEvent::Drained { worker, left: 1 }).await;
+
+        // Without the agent Node's own disconnect has to do.
+        let port = free_port();
+        let plan = Plan::new(&node, "http.js").env("PORT", port).agent(false).app(1);
+        let (worker, _) = rig.serve(&plan).await;
+        assert_eq!(rig.stop(worker).await, 0, "Node {major}");
+
+        // One that was killed, and one that nobody knows.
+        let (worker, _) = rig.serve(&plan).await;
+        rig.signal(worker, libc::SIGKILL);
+        rig.primary.drain(worker, 20_000);
+        rig.event(pm2rs::node::NodeEvent::Drained { worker, left: 0 }).await;
+        let nobody = pm2rs::core::WorkerId(4711);
+        rig.primary.drain(nobody, 20_000);
+        rig.event(pm2rs::node::NodeEvent::Drained { worker: nobody, left: 0 }).await;
+    }
+}

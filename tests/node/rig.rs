@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use pm2rs::core::{AppId, AppSpec, Balance, ExecMode, ProcessId, SpawnOrder, WorkerId};
@@ -40,9 +41,16 @@ pub fn nodes() -> Vec<(u32, PathBuf)> {
     MAJORS.iter().filter_map(|major| Some((*major, node(*major)?))).collect()
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody uses: below those that the kernel gives to clients, and another one for each call.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 100).unwrap() * 100;
+    loop {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if std::net::TcpListener::bind(("::", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub struct Rig {
@@ -59,7 +67,6 @@ pub struct Rig {
 /// A worker to be.
 #[derive(Clone)]
 pub struct Plan {
-    pub node: PathBuf,
     pub spec: AppSpec,
     pub app: AppId,
     pub process: ProcessId,
@@ -80,7 +87,7 @@ impl Plan {
             ..AppSpec::default()
         };
         spec.env.insert("PATH".into(), std::env::var("PATH").unwrap_or_default());
-        Plan { node: node.into(), spec, app: AppId(0), process: ProcessId(0), identity: None }
+        Plan { spec, app: AppId(0), process: ProcessId(0), identity: None }
     }
 
     pub fn env(mut self, name: &str, value: impl ToString) -> Plan {
