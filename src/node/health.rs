@@ -23,9 +23,10 @@ use crate::sys::epoll::Interest;
 use crate::sys::socket;
 
 /// Between two looks at the queues.
-const TICK: Duration = Duration::from_millis(8);
-/// A worker that has owed a sign of life for so long does not serve its queue.
-const STUCK: Duration = Duration::from_millis(14);
+const TICK: Duration = Duration::from_millis(10);
+/// A worker that has owed a sign of life for so long does not serve its queue. Less, and a busy machine would take
+/// connections away from healthy workers, which spoils the balance of those that are kept alive.
+const STUCK: Duration = Duration::from_millis(60);
 /// Connections taken out of one slot's queue in one go.
 const BURST: usize = 64;
 /// A slot whose row is gone: between two looks, and how many. Handshakes that were under way when it was taken out of
@@ -198,6 +199,7 @@ impl Task {
     pub(super) fn alive(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.ping = None;
+        let process = worker.process;
         let deferred = std::mem::take(&mut worker.deferred);
         worker.handles_out += u32::try_from(deferred.len()).unwrap_or(0);
         let was_hung = std::mem::replace(&mut worker.hung, false);
@@ -206,10 +208,26 @@ impl Task {
         }
         if was_hung {
             self.tell(NodeEvent::Responsive { worker: id });
+        }
+        if self.unstick(id, process) || was_hung {
             self.refresh_all_of(id);
         } else {
             self.pump_all_of(id);
         }
+    }
+
+    /// The row's worker serves its queues itself again. Whether any was taken for stuck.
+    fn unstick(&mut self, id: WorkerId, process: ProcessId) -> bool {
+        let Some(worker) = self.workers.get(&id) else { return false };
+        let mut any = false;
+        for listener in worker.holds.keys() {
+            if let Some(Sockets::Slots(slots)) = self.listeners.all.get_mut(listener).map(|l| &mut l.sockets)
+                && let Some(slot) = slots.all.get_mut(&process)
+            {
+                any |= std::mem::take(&mut slot.stuck);
+            }
+        }
+        any
     }
 
     fn hung(&mut self, id: WorkerId, since: Duration) {

@@ -88,13 +88,25 @@ impl Task {
                 self.online(id);
             }
             AgentNote::Pong => self.alive(id),
-            AgentNote::Listening { address, port } => match u16::try_from(port) {
-                Ok(port) if address.contains(':') => self.announce(id, format!("[{address}]:{port}")),
-                Ok(port) => self.announce(id, format!("{address}:{port}")),
-                Err(_) => self.announce(id, address),
-            },
+            AgentNote::Listening { address, port } => {
+                let address = match u16::try_from(port) {
+                    Ok(port) if address.contains(':') => format!("[{address}]:{port}"),
+                    Ok(port) => format!("{address}:{port}"),
+                    Err(_) => address,
+                };
+                // Of a server that listens through us, Node's own word counts: it follows, and only then can the
+                // worker be given connections.
+                if !self.holds_address(id, &address) {
+                    self.announce(id, address);
+                }
+            }
             AgentNote::Drained { left } => self.drained(id, left),
         }
+    }
+
+    fn holds_address(&self, id: WorkerId, address: &str) -> bool {
+        let Some(worker) = self.workers.get(&id) else { return false };
+        worker.holds.keys().any(|id| self.listeners.all.get(id).is_some_and(|listener| listener.text() == address))
     }
 
     fn announce(&mut self, id: WorkerId, address: String) {
