@@ -6,8 +6,7 @@ use tokio::time::{Instant, interval_at};
 use zbus::OwnedObjectPath;
 
 use super::console::Console;
-use super::exit::Failure;
-use crate::api::{Client, Outcome};
+use crate::api::{self, Client, Outcome};
 
 /// What takes less is not worth a word.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -30,9 +29,9 @@ impl Progress {
     }
 
     /// Waits for the job, drawing meanwhile.
-    pub async fn during(&self, client: &Client, job: &OwnedObjectPath) -> Result<Outcome, Failure> {
+    pub async fn during(&self, client: &Client, job: &OwnedObjectPath) -> Result<Outcome, api::Error> {
         if !self.console.interactive {
-            return Ok(client.wait(job).await?);
+            return client.wait(job).await;
         }
         let proxy = client.job(job).await?;
         let mut frames = interval_at(Instant::now() + PATIENCE, FRAME);
@@ -54,7 +53,7 @@ impl Progress {
         if drawn {
             self.console.aside(ERASE);
         }
-        Ok(outcome?)
+        outcome
     }
 }
 

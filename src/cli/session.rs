@@ -12,7 +12,7 @@ use super::options::Options;
 use super::progress::Progress;
 use super::render::list::{self, Sort};
 use super::render::row::Row;
-use crate::api::{Client, JobState};
+use crate::api::{self, Client, JobState, Outcome};
 use crate::config::{CallerContext, LoadContext};
 
 /// Our version.
@@ -73,7 +73,21 @@ impl Session {
     /// # Errors
     /// The job's own message when it failed.
     pub async fn finish(&self, client: &Client, what: &str, job: &OwnedObjectPath) -> Result<(), Failure> {
-        let outcome = Progress::new(self.console, what).during(client, job).await?;
+        self.conclude(what, Progress::new(self.console, what).during(client, job).await?)
+    }
+
+    /// As [`Session::finish`], for a job after which the daemon ends: its end may overtake its answer.
+    ///
+    /// # Errors
+    /// The job's own message when it failed.
+    pub async fn finish_last(&self, client: &Client, what: &str, job: &OwnedObjectPath) -> Result<(), Failure> {
+        match Progress::new(self.console, what).during(client, job).await {
+            Err(api::Error::Unreachable(_)) => Ok(()),
+            outcome => self.conclude(what, outcome?),
+        }
+    }
+
+    fn conclude(&self, what: &str, outcome: Outcome) -> Result<(), Failure> {
         for warning in &outcome.warnings {
             self.console.warn(warning);
         }

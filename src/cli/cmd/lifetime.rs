@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::api;
 use crate::cli::exit::Failure;
 use crate::cli::render::inspect::inspect;
 use crate::cli::session::Session;
@@ -25,12 +26,11 @@ pub async fn kill(session: &Session) -> Result<(), Failure> {
     } else {
         console.info(format!("Applying action deleteProcessId on app [all](ids: {})", inspect(&json!(ids))));
     }
-    let job = client.manager().kill().await?;
-    match session.finish(&client, "kill", &job).await {
-        Ok(()) => {}
-        // Its end may overtake its answer.
-        Err(_) if session.choice.find().await?.is_none() => {}
-        Err(failure) => return Err(failure),
+    match client.manager().kill().await {
+        Ok(job) => session.finish_last(&client, "kill", &job).await?,
+        // With nothing to stop it may be gone before it has answered.
+        Err(api::Error::Unreachable(_)) => {}
+        Err(error) => return Err(error.into()),
     }
     for row in &rows {
         console.info(format!("[{}]({}) ✓", row.name, row.id));
