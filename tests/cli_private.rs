@@ -86,6 +86,11 @@ fn first_command_starts_the_daemon_and_says_so_once_beside_the_output() {
     assert_eq!(first.stdout(), "[]");
     let home = place.home.path().display();
     first.complains(&format!("[PM2] Spawning PM2 daemon with pm2_home={home}\n[PM2] PM2 Successfully daemonized\n"));
+    let pid = std::fs::read_to_string(place.home.path().join("pm2.pid")).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // proc_pid_stat(5): after the name come state, parent, process group and session.
+    let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
+    assert_eq!(session, pid, "the daemon is in its caller's session, whose terminal may interrupt it");
     place.call("jlist").ok().complains("");
     assert_eq!(place.call("ping").ok().stdout(), "{ msg: 'pong' }\n");
     assert_eq!(place.call("prettylist").ok().stdout(), "[]");

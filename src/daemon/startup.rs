@@ -34,6 +34,11 @@ const WAITING_REQUESTS: usize = 256;
 /// What kept it from starting or made it give up, in one line for people.
 pub fn run(options: DaemonOptions) -> anyhow::Result<()> {
     let DaemonOptions { mode, ready } = options;
+    if ready.is_some() {
+        // Started by a command: a Ctrl-C at its terminal, or the terminal's end, is not for us. It fails for the leader
+        // of a process group only (setsid(2)), which nobody who waits for us makes of us.
+        let _ = nix::unistd::setsid();
+    }
     let mut waiter = Waiter(ready);
     let result = serve(mode, &mut waiter);
     if let Err(error) = &result {
