@@ -20,6 +20,7 @@ use super::scopes::Scopes;
 use super::workers::Started;
 use crate::core::{AppSpec, ExecMode, SpawnFailure, SpawnOrder, Uid};
 use crate::node::{self, Account, LaunchContext, Primary};
+use crate::sys::cgroup::Cgroup;
 use crate::sys::identity::{Identity, run_as_async};
 use crate::sys::pidfd::{self, ExitStatus};
 use crate::sys::scope::Scope;
@@ -45,6 +46,8 @@ pub(super) struct Spawner {
     pub(super) limits: Vec<Limit>,
     /// systemd's part of the job; `None` in private mode and where its bus cannot be had.
     pub(super) scopes: Option<Arc<Scopes>>,
+    /// Where there is no systemd to ask: the control group that was delegated to us, if one was.
+    pub(super) delegated: Option<Cgroup>,
     /// Names this daemon's start, for PM2's `unique_id`.
     pub(super) boot_id: String,
 }
@@ -116,11 +119,14 @@ impl Spawner {
         spawn.limits.clone_from(&self.limits);
         spawn.fds = fds;
         spawn.hold = self.scopes.is_some();
+        let own_group = self.own_group(&order);
+        spawn.cgroup = own_group.as_ref().and_then(|group| group.open().ok());
         let held = spawn.start().map_err(|error| of_spawn(&spec, &error))?;
         let scope = self.scope_for(&order, &held).await;
         let child = held.release(EXEC_DEADLINE).await.map_err(|error| of_spawn(&spec, &error))?;
-        let tree = match &scope {
-            Some(scope) => Tree::Cgroup(scope.cgroup.clone()),
+        let group = scope.as_ref().map(|scope| scope.cgroup.clone()).or(own_group);
+        let tree = match group {
+            Some(group) => Tree::Cgroup(group),
             None => Tree::session(child.pid, child.start_time, Some(&mark)),
         };
         let pid_file = pid_path(&spec, order.process);
@@ -182,6 +188,18 @@ impl Spawner {
         let path = self.notify_folder.join(order.worker.to_string());
         let socket = NotifySocket::bind(&path, identity).map_err(|error| cannot("bind the notify socket", &error))?;
         Ok((launch, Some((socket, path))))
+    }
+
+    /// A control group for the worker within ours, so that nothing it forks escapes.
+    fn own_group(&self, order: &SpawnOrder) -> Option<Cgroup> {
+        let name = format!("pm2rs-{}-{}", std::process::id(), order.worker);
+        match self.delegated.as_ref()?.create(&name) {
+            Ok(group) => Some(group),
+            Err(error) => {
+                warn!(app = order.spec.name, %error, "cannot make a control group for the worker");
+                None
+            }
+        }
     }
 
     /// Moves a held worker into a scope of its own, where there is systemd to make one.

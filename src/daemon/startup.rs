@@ -22,6 +22,7 @@ use crate::core::Uid;
 use crate::dbus;
 use crate::logs::{self, Logs, LogsConfig};
 use crate::node::{self, Primary, PrimaryConfig};
+use crate::sys::cgroup::Cgroup;
 use crate::sys::notify::{self, Notifier};
 use crate::sys::ulimits::{self, Limit};
 
@@ -118,6 +119,7 @@ async fn assemble(
         agent: paths.agent(),
         notify_folder: paths.notify_folder(),
         limits: limit.into_iter().collect(),
+        delegated: if service { None } else { Cgroup::own().filter(Cgroup::is_delegated) },
         scopes: Scopes::of(&mode).map(Arc::new),
         boot_id: boot_id.trim().to_owned(),
     };

@@ -178,6 +178,10 @@ impl Workers {
         for task in &live.tasks {
             task.abort();
         }
+        if let Tree::Cgroup(group) = &live.tree {
+            // A scope's has gone with its last process; one of our own is ours to remove.
+            drop(group.remove());
+        }
         if let Some(path) = live.pid_file {
             let pid = live.pid.to_string();
             // By now it may name the worker that follows; and a file of the user's is touched with their rights only.

@@ -2,8 +2,8 @@
 //! has passed to it at its start, sd_listen_fds(3).
 //!
 //! Owns these protocols, whoever speaks them: systemd, or the keeper in its place. Must never block for long: a
-//! manager that is stuck must not stop supervision. (That, and addresses in the abstract namespace, is what the
-//! sd-notify crate does not offer.)
+//! manager that is stuck must not stop supervision. The words are the sd-notify crate's; the sending is ours, because
+//! it must not block, knows addresses in the abstract namespace, and waits for a barrier.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sd_notify::NotifyState;
 
 use super::clock;
 use super::socket;
@@ -102,8 +103,12 @@ impl Notifier {
     /// is not told: a full store only logs.
     pub fn store(&self, name: &str, fd: BorrowedFd<'_>, unless_hung_up: bool) -> io::Result<()> {
         check_name(name)?;
-        let poll = if unless_hung_up { "" } else { "FDPOLL=0\n" };
-        self.send_text(&format!("FDSTORE=1\nFDNAME={name}\n{poll}"), Some(fd))
+        let mut text = String::new();
+        append(&mut text, &[NotifyState::FdStore, NotifyState::FdName(name)]);
+        if !unless_hung_up {
+            append(&mut text, &[NotifyState::Custom("FDPOLL=0")]);
+        }
+        self.send_text(&text, Some(fd))
     }
 
     /// Has it drop all descriptors of this name.
@@ -112,7 +117,9 @@ impl Notifier {
     /// As [`Notifier::store`].
     pub fn unstore(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
-        self.send_text(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), None)
+        let mut text = String::new();
+        append(&mut text, &[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+        self.send_text(&text, None)
     }
 
     /// Waits until it has worked off all that was sent before.
@@ -152,17 +159,32 @@ impl Notifier {
 
 impl Notice<'_> {
     fn append_to(self, text: &mut String) {
-        // Writing into a String cannot fail.
-        let _ = match self {
-            Notice::Ready => writeln!(text, "READY=1"),
+        let line;
+        let states: &[NotifyState<'_>] = match self {
+            Notice::Ready => &[NotifyState::Ready],
             // systemd 253 and later want to know the moment (Type=notify-reload).
-            Notice::Reloading => writeln!(text, "RELOADING=1\nMONOTONIC_USEC={}", clock::monotonic_us()),
-            Notice::Stopping => writeln!(text, "STOPPING=1"),
-            Notice::Status(status) => writeln!(text, "STATUS={}", status.replace(['\n', '\r'], " ")),
-            Notice::Watchdog => writeln!(text, "WATCHDOG=1"),
-            Notice::ExtendTimeout(time) => writeln!(text, "EXTEND_TIMEOUT_USEC={}", time.as_micros()),
-            Notice::Errno(errno) => writeln!(text, "ERRNO={errno}"),
+            Notice::Reloading => {
+                &[NotifyState::Reloading, NotifyState::MonotonicUsec(i128::from(clock::monotonic_us()))]
+            }
+            Notice::Stopping => &[NotifyState::Stopping],
+            Notice::Status(status) => {
+                line = status.replace(['\n', '\r'], " ");
+                &[NotifyState::Status(&line)]
+            }
+            Notice::Watchdog => &[NotifyState::Watchdog],
+            Notice::ExtendTimeout(time) => {
+                &[NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]
+            }
+            Notice::Errno(errno) => &[NotifyState::Errno(errno.unsigned_abs())],
         };
+        append(text, states);
+    }
+}
+
+fn append(text: &mut String, states: &[NotifyState<'_>]) {
+    for state in states {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "{state}");
     }
 }
 
