@@ -72,20 +72,27 @@ impl Daemon {
 
     /// The processes that `targets` name among those the caller controls.
     pub(super) fn resolve(&self, caller: &Caller, targets: &[String]) -> Result<Vec<ProcessId>, Error> {
-        let rows: Vec<Row<'_>> = self
-            .fleet
-            .processes()
-            .filter_map(|process| {
-                let app = self.fleet.app(process.app)?;
-                caller.controls(app.owner).then(|| Row {
-                    id: process.id,
-                    name: app.name(),
-                    namespace: &app.spec().namespace,
-                    script: &app.spec().script,
-                })
+        let found = targets::resolve(&self.rows(|owner| caller.controls(owner)), targets);
+        if let Err(Error::NoSuchTarget(target)) = &found
+            && targets::resolve(&self.rows(|_| true), targets).is_ok()
+        {
+            // It exists (the object tree shows as much to everybody): a policy may be asked.
+            return Err(Error::AccessDenied(format!("`{target}` belongs to another user")));
+        }
+        found
+    }
+
+    fn rows(&self, wanted: impl Fn(Uid) -> bool) -> Vec<Row<'_>> {
+        let rows = self.fleet.processes().filter_map(|process| {
+            let app = self.fleet.app(process.app)?;
+            wanted(app.owner).then(|| Row {
+                id: process.id,
+                name: app.name(),
+                namespace: &app.spec().namespace,
+                script: &app.spec().script,
             })
-            .collect();
-        targets::resolve(&rows, targets)
+        });
+        rows.collect()
     }
 
     fn one_process(&self, caller: &Caller, process: u32) -> Result<ProcessId, Error> {
@@ -93,8 +100,8 @@ impl Daemon {
         let app = self.fleet.process(id).and_then(|process| self.fleet.app(process.app));
         match app {
             Some(app) if caller.controls(app.owner) => Ok(id),
-            // Whether somebody else's process has this number is nobody's business.
-            _ => Err(Error::NoSuchTarget(process.to_string())),
+            Some(_) => Err(Error::AccessDenied(format!("process {process} belongs to another user"))),
+            None => Err(Error::NoSuchTarget(process.to_string())),
         }
     }
 

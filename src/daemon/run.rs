@@ -25,6 +25,9 @@ pub(super) struct Inputs {
     pub(super) logs: mpsc::Receiver<LogEvent>,
 }
 
+/// How long callers that wait for an answer may take to read it when the daemon ends.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// The signals that a daemon answers to.
 struct Signals {
     terminate: Signal,
@@ -82,6 +85,11 @@ impl Daemon {
             }
         }
         self.persist.write_now(&self.saved());
+        if let Some(server) = self.server.take() {
+            // Nothing is asked of the loop any more; who waits for the end is told of it.
+            drop(inputs);
+            server.shutdown(FAREWELL).await;
+        }
         Ok(())
     }
 
