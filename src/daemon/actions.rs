@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use super::handle::Change;
 use super::{Daemon, now, present};
-use crate::core::{Action, Event, Exit, JobId, JobOutcome, LogLevel, ProcessId};
+use crate::core::{Action, Event, Exit, JobId, JobOutcome, LogLevel, ProcessId, State};
 
 impl Daemon {
     /// Takes an event into the core and does what it says, and what follows from that.
@@ -52,10 +52,12 @@ impl Daemon {
             }
             Action::ProcessChanged { process } => {
                 self.follow(process);
+                self.free_addresses(process);
                 self.publish_process(process);
             }
             Action::ProcessRemoved { process } => {
                 self.logs.forget(process);
+                self.primary.remove_process(process);
                 self.restart_triggers.forget_process(process);
                 self.reported.remove(&process);
                 self.publish(Change::ProcessRemoved(process.0));
@@ -89,6 +91,13 @@ impl Daemon {
     pub(super) fn publish(&self, change: Change) {
         // Nobody listening is no error: a daemon without peers has no receiver.
         drop(self.changes.send(change));
+    }
+
+    /// What does not run keeps no address from others; between two workers it is kept.
+    fn free_addresses(&self, process: ProcessId) {
+        if self.fleet.process(process).is_some_and(|row| matches!(row.state, State::Stopped | State::Errored)) {
+            self.primary.remove_process(process);
+        }
     }
 
     fn publish_app(&self, app: crate::core::AppId) {

@@ -86,7 +86,10 @@ impl Spawner {
         let mut fds: Vec<(OwnedFd, i32)> = Vec::new();
         let mut names = Vec::new();
         for address in &spec.listen {
-            let fd = primary.open(order.app, &identity, address).await.map_err(|error| passing(error.to_string()))?;
+            let fd = primary
+                .open(order.app, order.process, &identity, address)
+                .await
+                .map_err(|error| passing(error.to_string()))?;
             fds.push((fd, FIRST_FD + i32::try_from(fds.len()).unwrap_or(0)));
             // LISTEN_FDNAMES is separated by colons, so a name has none.
             names.push(address.replace(':', "_"));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::node::message::{Incoming, parse};
 
-fn query(fields: Value) -> Query {
+fn query(fields: &Value) -> Query {
     let mut message = json!({ "cmd": "NODE_CLUSTER", "act": "queryServer", "seq": 1 });
     message.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     match parse(message.to_string().as_bytes()) {
@@ -58,7 +58,7 @@ fn questions_are_understood() {
         ),
     ];
     for (fields, expected) in table {
-        assert_eq!(Wanted::from_query(&query(fields.clone())), expected, "{fields}");
+        assert_eq!(Wanted::from_query(&query(&fields)), expected, "{fields}");
     }
 }
 

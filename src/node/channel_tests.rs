@@ -127,7 +127,7 @@ fn a_handle_is_closed_and_told() {
 #[test]
 fn a_worker_that_does_not_read_is_waited_for_within_bounds() {
     let (mut channel, worker) = channel();
-    let line = |n: usize| format!("{:0>30000}\n", n).into_bytes();
+    let line = |n: usize| format!("{n:0>30000}\n").into_bytes();
     let mut written = 0;
     let error = loop {
         match channel.write(line(written), None) {

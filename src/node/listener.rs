@@ -36,7 +36,7 @@ pub(super) struct Listener {
     /// Rows whose workers asked for it and that have not been removed since.
     pub claims: BTreeSet<ProcessId>,
     pub origin: Origin,
-    /// Handed out by [`super::Primary::open`]: it stays until the app goes.
+    /// Handed out by [`super::Primary::open`]: it stays until its rows go, whatever is known of who accepts.
     pub handed_out: bool,
     /// Connections that were accepted or taken back and wait for a worker. Bounded by what workers may have
     /// unanswered, and by [`Dealt::HELD`].

@@ -158,7 +158,7 @@ fn line(value: &Value) -> Vec<u8> {
     line
 }
 
-fn with_handle(kind: &str, message: Value) -> Vec<u8> {
+fn with_handle(kind: &str, message: &Value) -> Vec<u8> {
     line(&json!({ "cmd": "NODE_HANDLE", "type": kind, "msg": message }))
 }
 
@@ -177,7 +177,7 @@ fn cluster_message(fields: Value) -> Value {
 /// from systemd may have another.
 pub(super) fn shared_reply(ack: u64, seq: u64, key: &str, data: &Value, datagram: bool) -> Vec<u8> {
     let message = json!({ "errno": null, "key": key, "ack": ack, "data": data, "seq": seq });
-    with_handle(if datagram { "dgram.Native" } else { "net.Native" }, cluster_message(message))
+    with_handle(if datagram { "dgram.Native" } else { "net.Native" }, &cluster_message(message))
 }
 
 /// Connections will come one by one; `sockname` is what `server.address()` shows, none for a path.
@@ -196,7 +196,7 @@ pub(super) fn error_reply(ack: u64, seq: u64, key: &str, errno: i32) -> Vec<u8> 
 
 /// Goes with a connection.
 pub(super) fn connection(seq: u64, key: &str) -> Vec<u8> {
-    with_handle("net.Native", cluster_message(json!({ "act": "newconn", "key": key, "seq": seq })))
+    with_handle("net.Native", &cluster_message(json!({ "act": "newconn", "key": key, "seq": seq })))
 }
 
 /// Answers [`Incoming::Leaving`].
@@ -217,7 +217,7 @@ pub(super) fn handle_answer(arrived: bool) -> Vec<u8> {
 /// A handle that does not come: an event loop that turns answers [`Incoming::HandleMissing`]. Only for a worker that
 /// has answered all handles before, and none may follow until it has answered this.
 pub(super) fn missing_handle() -> Vec<u8> {
-    with_handle("net.Native", json!({}))
+    with_handle("net.Native", &json!({}))
 }
 
 /// Asks the agent for a sign of life.

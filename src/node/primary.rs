@@ -149,17 +149,47 @@ pub struct OpenError {
 /// What the task is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    AddInherited { name: String, fd: OwnedFd },
+    AddInherited {
+        name: String,
+        fd: OwnedFd,
+    },
     Attach(Box<Attachment>),
-    Send { worker: WorkerId, message: Value },
-    Drain { worker: WorkerId, timeout_ms: u64 },
-    Terminating { worker: WorkerId },
-    Detach { worker: WorkerId },
-    RemoveProcess { app: AppId, process: ProcessId },
-    RemoveApp { app: AppId },
-    Listeners { app: AppId, reply: oneshot::Sender<Vec<ListenerInfo>> },
-    PathBound { app: AppId, path: PathBuf, result: Result<OwnedFd, Errno> },
-    Open { app: AppId, who: Box<Identity>, address: String, reply: oneshot::Sender<Result<OwnedFd, OpenError>> },
+    Send {
+        worker: WorkerId,
+        message: Value,
+    },
+    Drain {
+        worker: WorkerId,
+        timeout_ms: u64,
+    },
+    Terminating {
+        worker: WorkerId,
+    },
+    Detach {
+        worker: WorkerId,
+    },
+    RemoveProcess {
+        process: ProcessId,
+    },
+    RemoveApp {
+        app: AppId,
+    },
+    Listeners {
+        app: AppId,
+        reply: oneshot::Sender<Vec<ListenerInfo>>,
+    },
+    PathBound {
+        app: AppId,
+        path: PathBuf,
+        result: Result<OwnedFd, Errno>,
+    },
+    Open {
+        app: AppId,
+        process: ProcessId,
+        who: Box<Identity>,
+        address: String,
+        reply: oneshot::Sender<Result<OwnedFd, OpenError>>,
+    },
 }
 
 impl Primary {
@@ -216,9 +246,9 @@ impl Primary {
     }
 
     /// The row is deleted, stopped or errored: it needs no socket any more. Sockets that no row of the app needs are
-    /// closed, so that their addresses are free.
-    pub fn remove_process(&self, app: AppId, process: ProcessId) {
-        self.tell(Command::RemoveProcess { app, process });
+    /// closed, so that their addresses are free. May be said again and of rows that have none.
+    pub fn remove_process(&self, process: ProcessId) {
+        self.tell(Command::RemoveProcess { process });
     }
 
     /// The app is gone: its sockets are closed.
@@ -234,14 +264,20 @@ impl Primary {
     }
 
     /// Opens a socket for a program that takes it by LISTEN_FDS: `8080`, `127.0.0.1:80`, `[::1]:80` or a path. It
-    /// stays open until the app is removed; the same address gives the same socket again. `who` must be allowed to
-    /// bind it.
+    /// stays open until all rows that it was opened for are removed; the same address gives the same socket again.
+    /// `who` must be allowed to bind it.
     ///
     /// # Errors
     /// When the address makes no sense, is in use or not permitted.
-    pub async fn open(&self, app: AppId, who: &Identity, address: &str) -> Result<OwnedFd, OpenError> {
+    pub async fn open(
+        &self,
+        app: AppId,
+        process: ProcessId,
+        who: &Identity,
+        address: &str,
+    ) -> Result<OwnedFd, OpenError> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Open { app, who: Box::new(who.clone()), address: address.to_owned(), reply });
+        self.tell(Command::Open { app, process, who: Box::new(who.clone()), address: address.to_owned(), reply });
         let ended = || OpenError { address: address.to_owned(), reason: "the daemon is shutting down".to_owned() };
         answer.await.unwrap_or_else(|_| Err(ended()))
     }

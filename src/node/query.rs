@@ -40,7 +40,22 @@ pub(super) struct Opening {
 /// Who waits for a socket.
 enum Asker {
     Worker(WorkerId, Box<Query>),
-    Daemon(String, oneshot::Sender<Result<OwnedFd, OpenError>>),
+    Daemon(Order),
+}
+
+/// A socket that the daemon wants for a row's program.
+pub(super) struct Order {
+    pub process: ProcessId,
+    pub address: String,
+    pub reply: oneshot::Sender<Result<OwnedFd, OpenError>>,
+}
+
+impl Order {
+    fn answer(self, result: Result<OwnedFd, Errno>) {
+        let Order { address, reply, .. } = self;
+        // Whoever asked may have given up.
+        let _ = reply.send(result.map_err(|errno| open_error(address, errno)));
+    }
 }
 
 impl Task {
@@ -354,17 +369,20 @@ impl Task {
         if !serving {
             return;
         }
-        let stale: Vec<_> =
-            self.listeners.of_app(app).filter(|(id, l)| l.claims.contains(&process) && !holds(*id)).collect();
+        let stale: Vec<_> = self
+            .listeners
+            .of_app(app)
+            .filter(|(id, l)| l.claims.contains(&process) && !l.handed_out && !holds(*id))
+            .collect();
         let stale: Vec<_> = stale.into_iter().map(|(id, _)| id).collect();
         for id in stale {
             self.drop_claim(id, process);
         }
     }
 
-    pub(super) fn remove_process(&mut self, app: AppId, process: ProcessId) {
-        let claimed: Vec<_> =
-            self.listeners.of_app(app).filter(|(_, l)| l.claims.contains(&process)).map(|(id, _)| id).collect();
+    pub(super) fn remove_process(&mut self, process: ProcessId) {
+        let claimed = self.listeners.all.iter().filter(|(_, listener)| listener.claims.contains(&process));
+        let claimed: Vec<_> = claimed.map(|(id, _)| *id).collect();
         for id in claimed {
             self.drop_claim(id, process);
         }
@@ -373,7 +391,7 @@ impl Task {
     fn drop_claim(&mut self, id: ListenerId, process: ProcessId) {
         let Some(listener) = self.listeners.all.get_mut(&id) else { return };
         listener.claims.remove(&process);
-        if listener.claims.is_empty() && !listener.handed_out {
+        if listener.claims.is_empty() {
             self.close_listener(id);
         } else {
             self.begin_retiring(id, process);
@@ -450,59 +468,50 @@ impl Task {
             match (asker, &listener) {
                 (Asker::Worker(id, query), Ok(listener)) => self.answer(id, *listener, query),
                 (Asker::Worker(id, query), Err(errno)) => self.refuse(id, &query, *errno),
-                (Asker::Daemon(address, reply), Ok(listener)) => self.hand_out(*listener, address, reply),
-                (Asker::Daemon(address, reply), Err(errno)) => {
-                    let _ = reply.send(Err(open_error(address, *errno)));
-                }
+                (Asker::Daemon(order), Ok(listener)) => self.hand_out(*listener, order),
+                (Asker::Daemon(order), Err(errno)) => order.answer(Err(*errno)),
             }
         }
         // The only one who asked may be gone.
         if let Ok(listener) = listener
-            && self.listeners.all.get(&listener).is_some_and(|l| l.claims.is_empty() && !l.handed_out)
+            && self.listeners.all.get(&listener).is_some_and(|l| l.claims.is_empty())
             && !self.is_held(listener)
         {
             self.close_listener(listener);
         }
     }
 
-    pub(super) fn open(
-        &mut self,
-        app: AppId,
-        who: Identity,
-        address: String,
-        reply: oneshot::Sender<Result<OwnedFd, OpenError>>,
-    ) {
-        let Some(wanted) = Wanted::from_text(&address) else {
+    pub(super) fn open(&mut self, app: AppId, who: &Identity, order: Order) {
+        let Some(wanted) = Wanted::from_text(&order.address) else {
+            let Order { address, reply, .. } = order;
             let reason = "it is no port, `ADDRESS:PORT` or absolute path".to_owned();
+            // Whoever asked may have given up.
             let _ = reply.send(Err(OpenError { address, reason }));
             return;
         };
         if let Some(listener) = self.listeners.find(app, &wanted, None) {
-            return self.hand_out(listener, address, reply);
+            return self.hand_out(listener, order);
         }
         if let Wanted::Path(path) = &wanted
-            && self.listeners.find_inherited(app, &who, &wanted).is_none()
+            && self.listeners.find_inherited(app, who, &wanted).is_none()
         {
-            return self.open_path(app, path.clone(), &who, Balance::Shared, Asker::Daemon(address, reply));
+            return self.open_path(app, path.clone(), who, Balance::Shared, Asker::Daemon(order));
         }
-        match self.create(app, wanted, None, &who, Balance::Shared) {
-            Ok(listener) => self.hand_out(listener, address, reply),
-            Err(errno) => {
-                let _ = reply.send(Err(open_error(address, errno)));
-            }
+        match self.create(app, wanted, None, who, Balance::Shared) {
+            Ok(listener) => self.hand_out(listener, order),
+            Err(errno) => order.answer(Err(errno)),
         }
     }
 
-    fn hand_out(&mut self, id: ListenerId, address: String, reply: oneshot::Sender<Result<OwnedFd, OpenError>>) {
-        let Some(listener) = self.listeners.all.get_mut(&id) else { return };
-        let answer = match &listener.sockets {
-            Sockets::Shared(fd) => {
-                listener.handed_out = true;
-                fd.try_clone().map_err(|e| open_error(address, bind::errno(&e)))
-            }
-            Sockets::Dealt(_) | Sockets::Slots(_) => Err(open_error(address, libc::EADDRINUSE)),
-        };
-        let _ = reply.send(answer);
+    fn hand_out(&mut self, id: ListenerId, order: Order) {
+        let Some(listener) = self.listeners.all.get_mut(&id) else { return order.answer(Err(libc::EBADF)) };
+        let Sockets::Shared(fd) = &listener.sockets else { return order.answer(Err(libc::EADDRINUSE)) };
+        let fd = fd.try_clone().map_err(|error| bind::errno(&error));
+        if fd.is_ok() {
+            listener.handed_out = true;
+            listener.claims.insert(order.process);
+        }
+        order.answer(fd);
     }
 }
 

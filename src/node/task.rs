@@ -17,7 +17,7 @@ use super::channel::{Channel, Next, Violation, Written};
 use super::listener::{Inherited, ListenerId, Listeners};
 use super::message;
 use super::primary::{Attachment, Command, ListenerInfo, NodeEvent, PrimaryConfig};
-use super::query::Opening;
+use super::query::{Opening, Order};
 use super::worker::{Drain, Worker};
 use crate::core::{AppId, ProcessId, WorkerId};
 use crate::sys::epoll::{Epoll, Interest, Readiness};
@@ -220,13 +220,15 @@ impl Task {
                 }
             }
             Command::Detach { worker } => self.detach(worker),
-            Command::RemoveProcess { app, process } => self.remove_process(app, process),
+            Command::RemoveProcess { process } => self.remove_process(process),
             Command::RemoveApp { app } => self.remove_app(app),
             Command::Listeners { app, reply } => {
                 // Nobody waits any more: nothing to do.
                 let _ = reply.send(self.listeners_of(app));
             }
-            Command::Open { app, who, address, reply } => self.open(app, *who, address, reply),
+            Command::Open { app, process, who, address, reply } => {
+                self.open(app, &who, Order { process, address, reply })
+            }
             Command::PathBound { app, path, result } => self.path_bound(app, &path, result),
         }
     }

@@ -80,7 +80,7 @@ async fn scaling_loses_nothing() {
             }
             for (row, worker) in more {
                 assert_eq!(rig.stop(worker).await, 0);
-                rig.primary.remove_process(AppId(0), ProcessId(row));
+                rig.primary.remove_process(ProcessId(row));
             }
         }
         for load in loads {

@@ -114,14 +114,14 @@ async fn ports_of_a_row_that_is_removed_are_freed() {
         (&*format!("[::]:{port}"), &vec![first, second])
     );
     rig.stop(first).await;
-    rig.primary.remove_process(AppId(0), ProcessId(0));
+    rig.primary.remove_process(ProcessId(0));
     assert_eq!(pids(port, 4).await, [rig.pid(second); 4]);
     // Between workers the port is kept: who connects waits for the next.
     rig.stop(second).await;
     let mut waiting = Connection::tcp(port).await.unwrap();
     rig.serve(&plan.row(1)).await;
     waiting.get("/", false).await.unwrap();
-    rig.primary.remove_process(AppId(0), ProcessId(1));
+    rig.primary.remove_process(ProcessId(1));
     assert_eq!(rig.primary.listeners(AppId(0)).await, []);
 }
 
@@ -217,21 +217,21 @@ async fn sockets_are_opened_for_programs_that_are_not_node() {
     let who = Identity::own().unwrap();
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
-    let first = rig.primary.open(AppId(0), &who, &address).await.unwrap();
-    let again = rig.primary.open(AppId(0), &who, &address).await.unwrap();
+    let first = rig.primary.open(AppId(0), ProcessId(0), &who, &address).await.unwrap();
+    let again = rig.primary.open(AppId(0), ProcessId(0), &who, &address).await.unwrap();
     assert_eq!(socket::local_address(&first).unwrap(), socket::local_address(&again).unwrap());
-    let error = rig.primary.open(AppId(1), &who, &address).await.unwrap_err();
+    let error = rig.primary.open(AppId(1), ProcessId(1), &who, &address).await.unwrap_err();
     assert_eq!(error.to_string(), format!("cannot listen on `{address}`: address already in use"));
-    let error = rig.primary.open(AppId(1), &who, "nonsense").await.unwrap_err();
+    let error = rig.primary.open(AppId(1), ProcessId(1), &who, "nonsense").await.unwrap_err();
     assert_eq!(error.to_string(), "cannot listen on `nonsense`: it is no port, `ADDRESS:PORT` or absolute path");
     drop((first, again));
     drop(Connection::tcp(port).await.unwrap());
     rig.primary.remove_app(AppId(0));
-    rig.primary.open(AppId(1), &who, &address).await.unwrap();
+    rig.primary.open(AppId(1), ProcessId(1), &who, &address).await.unwrap();
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s").to_string_lossy().into_owned();
-    rig.primary.open(AppId(0), &who, &path).await.unwrap();
+    rig.primary.open(AppId(0), ProcessId(0), &who, &path).await.unwrap();
     Connection::unix(std::path::Path::new(&path)).await.unwrap();
 }
 

@@ -90,7 +90,7 @@ impl Plan {
         Plan { spec, app: AppId(0), process: ProcessId(0), identity: None }
     }
 
-    pub fn env(mut self, name: &str, value: impl ToString) -> Plan {
+    pub fn env(mut self, name: &str, value: impl std::fmt::Display) -> Plan {
         self.spec.env.insert(name.into(), value.to_string());
         self
     }
