@@ -28,7 +28,7 @@ pub enum Action {
         /// After this many milliseconds the core goes on without an answer.
         timeout: u64,
     },
-    /// Begin probing the worker for readiness as its spec's `probe` says; `ReadyReceived` when it succeeded.
+    /// Begin probing the worker for readiness as its spec's `probe` says; `ProbeSucceeded` when it succeeded.
     StartProbe {
         /// Which.
         worker: WorkerId,
@@ -45,7 +45,7 @@ pub enum Action {
         /// Which.
         timer: Timer,
     },
-    /// The worker is over (exited, leftovers gone): release its descriptors, pipes, cgroup and pid file.
+    /// The worker is over (exited and leftovers gone, or its start failed): release its descriptors, pipes, cgroup and pid file.
     ReleaseWorker {
         /// Which.
         worker: WorkerId,

@@ -122,8 +122,13 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
-    /// A worker says that it is ready: `process.send('ready')`, READY=1, or its probe succeeded.
+    /// A worker says that it is ready: `process.send('ready')` or READY=1. Means something only with `wait_ready`.
     ReadyReceived {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A worker's probe, begun by `StartProbe`, succeeded.
+    ProbeSucceeded {
         /// Which.
         worker: WorkerId,
     },

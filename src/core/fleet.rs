@@ -80,6 +80,7 @@ impl Fleet {
             Event::WorkerOnline { worker } => self.worker_online(worker),
             Event::WorkerListening { worker } => self.worker_listening(worker),
             Event::ReadyReceived { worker } => self.ready_received(worker),
+            Event::ProbeSucceeded { worker } => self.probe_succeeded(worker),
             Event::WorkerDrained { worker } => self.worker_drained(worker),
             Event::WorkerExited { worker, exit, leftovers } => self.worker_exited(worker, exit, leftovers),
             Event::LeftoversGone { worker } => self.leftovers_gone(worker),

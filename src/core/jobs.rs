@@ -241,12 +241,12 @@ impl Fleet {
 
     pub(super) fn job_cancel_requested(&mut self, id: JobId) {
         let mut jobs = std::mem::take(&mut self.jobs);
-        for job in jobs.iter_mut().filter(|job| job.id == id && !job.internal && job.kind != JobKind::Shutdown) {
-            job.cancelled = true;
-            for lane in &mut job.lanes {
+        for job in jobs.iter_mut().filter(|job| job.id == id && !job.internal) {
+            for lane in job.lanes.iter_mut().filter(|lane| !lane.is_over()) {
+                job.cancelled |= !matches!(lane, Lane::Stop(_));
                 match lane {
                     Lane::Start(lane) => lane.cancel(self),
-                    // All of its steps were begun when it was opened.
+                    // All of it was begun when it was asked for.
                     Lane::Stop(_) => {}
                     Lane::Reload(lane) => lane.cancel(self),
                 }

@@ -61,13 +61,21 @@ impl Fleet {
     }
 
     pub(super) fn ready_received(&mut self, id: WorkerId) {
-        let Some(probe) = self.starting_spec(id).map(|spec| spec.probe.is_some() && spec.wait_ready) else { return };
+        let Some(spec) = self.starting_spec(id).filter(|spec| spec.wait_ready) else { return };
+        let probed = spec.probe.is_some();
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        // With both, the app's word comes first and the probe confirms it.
-        if probe && !worker.probing {
+        if !probed {
+            worker.told = true;
+            self.see_whether_ready(id);
+        } else if !worker.probing {
+            // With both, the app's word comes first and the probe confirms it.
             worker.probing = true;
             self.push(Action::StartProbe { worker: id });
-        } else {
+        }
+    }
+
+    pub(super) fn probe_succeeded(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.probing) {
             worker.told = true;
             self.see_whether_ready(id);
         }

@@ -9,7 +9,9 @@ use super::jobs::{JobKind, Lane, Report};
 use super::process::{Desired, Process, State};
 use super::restart::Record;
 use super::worker::{Readiness, Worker, WorkerState};
-use super::{Action, App, AppId, AppSpec, Fleet, JobId, LogLevel, ProcessId, SpawnOrder, Timer, Uid, WorkerId};
+use super::{
+    Action, App, AppId, AppSpec, ExecMode, Fleet, JobId, LogLevel, ProcessId, SpawnOrder, Timer, Uid, WorkerId,
+};
 
 /// After the first process of an app has proved that it starts, so many are started at a time.
 const STARTS_AT_ONCE: usize = 4;
@@ -386,20 +388,26 @@ impl Fleet {
         if self.shutting_down {
             return;
         }
+        let now = self.now().mono;
         self.disarm(Timer::Restart(process));
         let Some(row) = self.processes.get_mut(&process) else { return };
         debug_assert!(row.current.is_none(), "row {process} has a worker");
         row.restarting = false;
         row.restart_at = None;
-        row.backoff_since = None;
+        if let Some(since) = row.backoff_since.take() {
+            row.record.waited(now.since(since));
+        }
         row.reason.clear();
         let (app, release) = (row.app, row.release);
         let Some(spec) = self.apps.get(&app).map(|app| app.spec_of(release)) else { return };
         let readiness = Readiness::at_start(spec);
+        let mode = if spec.exec_mode == ExecMode::Cluster { "cluster" } else { "fork" };
+        let line = format!("starting in -{mode} mode-");
         if let Some(worker) = self.order_worker(process, release, readiness, false) {
             if let Some(row) = self.processes.get_mut(&process) {
                 row.current = Some(worker);
             }
+            self.log(LogLevel::Info, process, &line);
             self.set_state(process, State::Starting);
         }
     }

@@ -192,9 +192,7 @@ impl Fleet {
     }
 
     pub(super) fn backoff_over(&mut self, process: ProcessId) {
-        let now = self.now().mono;
         let Some(row) = self.processes.get_mut(&process).filter(|row| row.state == State::Backoff) else { return };
-        row.record.waited(now.since(row.backoff_since.unwrap_or(now)));
         row.restarts = row.restarts.saturating_add(1);
         self.start_process(process);
     }

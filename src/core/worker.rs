@@ -117,7 +117,7 @@ pub struct Worker {
     pub(super) first: bool,
     /// What makes it ready.
     pub(super) readiness: Readiness,
-    /// `ReadyReceived` came, from the probe if it has one.
+    /// It said that it is ready, or its probe did where it has one.
     pub(super) told: bool,
     /// Its probe is under way.
     pub(super) probing: bool,

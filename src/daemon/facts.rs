@@ -19,8 +19,10 @@ pub(super) enum Fact {
     Exited(WorkerId, Exit),
     /// Nothing of a worker's tree is left.
     TreeEmpty(WorkerId),
-    /// A worker's probe succeeded, or READY=1 came from it.
+    /// READY=1 came from a worker.
     Ready(WorkerId),
+    /// A worker's probe succeeded.
+    Probed(WorkerId),
     /// The ways by which callers come are open, or cannot be opened.
     Serving(Box<Result<dbus::Server, dbus::ServeError>>),
     /// A watched file of an app changed.

@@ -31,6 +31,7 @@ impl Daemon {
             }
             Fact::TreeEmpty(worker) => self.feed(Event::LeftoversGone { worker }),
             Fact::Ready(worker) => self.feed(Event::ReadyReceived { worker }),
+            Fact::Probed(worker) => self.feed(Event::ProbeSucceeded { worker }),
             Fact::FileChanged(app, path) => self.on_file_changed(app, path),
             Fact::Watching(app, result) => self.on_watching(app, *result),
             Fact::Serving(result) => self.on_serving(*result),
@@ -206,7 +207,7 @@ impl Daemon {
                 async move { super::spawner::run_to_end(&argv, &spec, &identity).await }
             };
             super::probe::succeed(&probe, command).await;
-            drop(facts.send(Fact::Ready(worker)));
+            drop(facts.send(Fact::Probed(worker)));
         });
         self.workers.attach_task(worker, &task);
     }

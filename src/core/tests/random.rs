@@ -19,12 +19,15 @@ enum Op {
     Reset(u8),
     Cancel(u8),
     Trigger(u8, bool),
+    /// What was saved is wanted once more.
+    Restore,
     Shutdown,
     Spawned(u8),
     SpawnFails(u8, bool),
     Online(u8),
     Listening(u8),
     Told(u8),
+    Probed(u8),
     Drained(u8),
     Exits(u8, i32, bool),
     LeftoversGone(u8),
@@ -82,11 +85,13 @@ fn op() -> impl Strategy<Value = Op> {
         1 => who().prop_map(Op::Reset),
         2 => who().prop_map(Op::Cancel),
         2 => (who(), any::<bool>()).prop_map(|(who, graceful)| Op::Trigger(who, graceful)),
+        1 => Just(Op::Restore),
         10 => who().prop_map(Op::Spawned),
         2 => (who(), any::<bool>()).prop_map(|(who, transient)| Op::SpawnFails(who, transient)),
         5 => who().prop_map(Op::Online),
         5 => who().prop_map(Op::Listening),
         5 => who().prop_map(Op::Told),
+        3 => who().prop_map(Op::Probed),
         5 => who().prop_map(Op::Drained),
         8 => (who(), prop_oneof![Just(0), Just(1), Just(7)], any::<bool>()).prop_map(|(who, code, left)| Op::Exits(who, code, left)),
         4 => who().prop_map(Op::LeftoversGone),
@@ -175,6 +180,11 @@ fn run(sim: &mut Simulator, op: Op) {
                 sim.send(Event::RestartTriggered { process: *process, reason: "cron".into(), graceful });
             }
         }
+        Op::Restore => {
+            if sim.fleet.apps().count() < 4 {
+                sim.send(Event::RestoreRequested { job, apps: sim.fleet.saved() });
+            }
+        }
         Op::Shutdown => sim.send(Event::ShutdownRequested { job }),
         Op::Spawned(who) => {
             if let Some(worker) = worker(sim, who, &[Os::Ordered]) {
@@ -199,6 +209,11 @@ fn run(sim: &mut Simulator, op: Op) {
         Op::Told(who) => {
             if let Some(worker) = worker(sim, who, &[Os::Alive]) {
                 sim.send(Event::ReadyReceived { worker });
+            }
+        }
+        Op::Probed(who) => {
+            if let Some(worker) = worker(sim, who, &[Os::Alive]) {
+                sim.send(Event::ProbeSucceeded { worker });
             }
         }
         Op::Drained(who) => {

@@ -312,6 +312,34 @@ fn a_stop_supersedes_a_reload() {
 }
 
 #[test]
+fn a_restart_that_waits_for_its_turn_ends_the_newcomer_at_once() {
+    let mut sim = Simulator::running(cluster(6));
+    let last = ProcessId(5);
+    let reload = sim.reload(&[last]);
+    sim.ready(w(7));
+    let all: Vec<_> = (0..6).map(ProcessId).collect();
+    let restart = sim.restart(&all);
+    assert_eq!(sim.failure(reload), "process 5: superseded by restart");
+    assert_eq!((sim.incoming(last), sim.current(last), sim.state(last)), (None, w(6), State::Ready));
+    sim.settle();
+    assert!(sim.is_done(restart));
+}
+
+#[test]
+fn one_of_a_batch_that_stands_in_for_a_dead_one_goes_on_serving_when_another_fails() {
+    let (mut sim, new) = two();
+    let job = sim.reload_with(&[P0, P1], Some(new), Some(2));
+    sim.ready(w(3));
+    sim.exits(w(1), Exit::Signal(11));
+    sim.spawned(w(4));
+    sim.exits(w(4), Exit::Code(1));
+    assert_eq!((sim.current(P0), sim.state(P0)), (w(3), State::Ready), "nobody else serves this row");
+    sim.settle();
+    assert!(sim.failure(job).contains("process 1: exited with code 1"));
+    assert!(sim.fleet.processes().all(|row| row.release == 0 && row.state == State::Ready));
+}
+
+#[test]
 fn a_cancelled_reload_goes_back() {
     let (mut sim, new) = two();
     let job = sim.reload_with(&[P0, P1], Some(new), None);

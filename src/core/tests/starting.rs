@@ -65,6 +65,8 @@ fn a_probe_begins_when_its_answer_can_be_about_this_worker() {
     sim.spawned(WorkerId(1));
     assert!(sim.does(&begins), "fork mode: nothing else is known of it");
     sim.send(Event::ReadyReceived { worker: WorkerId(1) });
+    assert_eq!(sim.state(P0), State::Starting, "its own word is not what was asked for");
+    sim.send(Event::ProbeSucceeded { worker: WorkerId(1) });
     assert_eq!(sim.state(P0), State::Ready);
 
     let mut sim = Simulator::default();
@@ -82,8 +84,9 @@ fn a_probe_begins_when_its_answer_can_be_about_this_worker() {
     assert!(!sim.does(&begins), "the app's word comes first");
     sim.send(Event::ReadyReceived { worker: WorkerId(1) });
     assert!(sim.does(&begins));
-    assert_eq!(sim.state(P0), State::Starting);
     sim.send(Event::ReadyReceived { worker: WorkerId(1) });
+    assert_eq!(sim.state(P0), State::Starting);
+    sim.send(Event::ProbeSucceeded { worker: WorkerId(1) });
     assert_eq!(sim.state(P0), State::Ready);
 }
 
