@@ -30,8 +30,15 @@ struct Pipes {
 
 impl Rig {
     fn new() -> Rig {
+        Rig::with(|_| ())
+    }
+
+    fn with(change: impl FnOnce(&mut LogsConfig)) -> Rig {
         let dir = tempfile::tempdir().unwrap();
-        let (logs, events) = Logs::start(LogsConfig::new(false, dir.path().join("own")));
+        let mut config = LogsConfig::new(false, dir.path().join("own"));
+        config.journal_socket = dir.path().join("journal");
+        change(&mut config);
+        let (logs, events) = Logs::start(config);
         Rig { dir, logs, events }
     }
 
@@ -382,4 +389,41 @@ async fn a_file_that_cannot_be_opened_costs_counted_lines_only() {
     let dropped = rig.logs.counters(ProcessId(0)).await;
     assert_eq!((dropped.dropped, dropped.last_error), (lost, None));
     assert!(kept > 0 && kept + lost >= 20_000, "{kept} kept, {lost} lost");
+}
+
+#[tokio::test]
+async fn the_journal_gets_each_line_once_and_sets_the_pace() {
+    let rig = Rig::with(|config| config.journal = true);
+    let journal = std::os::unix::net::UnixDatagram::bind(rig.path("journal")).unwrap();
+    journal.set_read_timeout(Some(DEADLINE)).unwrap();
+    let spec = rig.spec(|spec| spec.log.files = Some(false));
+    let mut pipes = rig.attach(1, 0, &spec);
+    let lines = 20_000;
+    let writer = std::thread::spawn(move || {
+        for n in 0..lines {
+            pipes.out(format!("line {n}\n").as_bytes());
+        }
+        pipes.out(&[b'x'; 300_000]);
+        pipes
+    });
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut datagram = vec![0; 1 << 20];
+        for n in 0..lines {
+            let length = journal.recv(&mut datagram).unwrap();
+            let text = String::from_utf8_lossy(&datagram[..length]);
+            assert!(text.ends_with(&format!("PRIORITY=6\nMESSAGE=line {n}\n")), "{n}: {text}");
+            assert!(text.contains("\nPM2RS_PROCESS=0\n") && text.contains("\nOBJECT_PID=1001\n"), "{text}");
+        }
+        let length = journal.recv(&mut datagram).unwrap();
+        assert!(datagram[..length].ends_with(b"xx\nPM2RS_LINE_BREAK=line-max\n"));
+        let length = journal.recv(&mut datagram).unwrap();
+        assert!(datagram[..length].ends_with(b"xx\n"));
+    });
+    let pipes = tokio::task::spawn_blocking(move || writer.join().unwrap()).await.unwrap();
+    rig.end(pipes).await;
+    reader.await.unwrap();
+    // There is no file to read them from, so they are remembered.
+    let last = rig.logs.tail(ProcessId(0), false, 2).await;
+    assert_eq!(last.len(), 2);
+    assert_eq!(rig.logs.counters(ProcessId(0)).await.dropped, 0);
 }

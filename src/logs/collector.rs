@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -10,6 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::file::{LogFile, Place, Writer};
 use super::follow::{Follower, Wanted};
 use super::format::{Form, Origin};
+use super::housekeeping::{Charge, Housekeeper};
+use super::journal::{Journal, Sender};
 use super::loss::Losses;
 use super::mailbox::{Command, FollowRequest, Inbox, Mailbox};
 use super::sinks::{FileId, Outlet, Sinks};
@@ -21,6 +24,8 @@ use crate::sys::poller::Poller;
 
 /// Token of the mailbox.
 const WAKE: u64 = u64::MAX;
+/// Token of the journal's socket.
+const JOURNAL: u64 = u64::MAX - 1;
 /// Tokens of followers begin here; those of streams end well below.
 const FOLLOWERS: u64 = 1 << 40;
 /// Turns between two looks at what else happened.
@@ -45,6 +50,31 @@ impl Row {
     }
 }
 
+/// What the journal is told of a worker.
+#[derive(Debug)]
+struct Origins {
+    instance: u32,
+    namespace: String,
+    pid: u32,
+    unit: Option<String>,
+}
+
+impl Origins {
+    fn head(&self, outlet: &Outlet) -> Arc<[u8]> {
+        let sender = Sender {
+            app_name: &outlet.app_name,
+            process: outlet.process,
+            instance: self.instance,
+            namespace: &self.namespace,
+            err: outlet.writer.err,
+            worker: outlet.writer.worker.0,
+            pid: self.pid,
+            unit: self.unit.as_deref(),
+        };
+        sender.head()
+    }
+}
+
 #[derive(Debug)]
 struct Departure {
     patience: Instant,
@@ -54,6 +84,7 @@ struct Departure {
 
 #[derive(Debug)]
 struct Worker {
+    origins: Origins,
     streams: [(Outlet, Stream); 2],
     departure: Option<Departure>,
 }
@@ -68,7 +99,10 @@ pub struct Collector {
     paths: HashMap<PathBuf, FileId>,
     workers: HashMap<WorkerId, Worker>,
     ready: VecDeque<Writer>,
+    /// Streams that wait for the journal.
+    blocked: Vec<Writer>,
     sinks: Sinks,
+    housekeeper: Housekeeper,
     next_follower: u64,
 }
 
@@ -81,6 +115,7 @@ impl Collector {
         let (mailbox, inbox) = Mailbox::new()?;
         let poller = Poller::new()?;
         poller.add(&inbox.wake, WAKE, Interest::Readable)?;
+        let sinks = Sinks::new(Losses::new(events), Journal::new(config.journal_socket.clone()))?;
         let collector = Collector {
             config,
             inbox,
@@ -89,7 +124,9 @@ impl Collector {
             paths: HashMap::new(),
             workers: HashMap::new(),
             ready: VecDeque::new(),
-            sinks: Sinks::new(Losses::new(events))?,
+            blocked: Vec::new(),
+            sinks,
+            housekeeper: Housekeeper::default(),
             next_follower: FOLLOWERS,
         };
         std::thread::Builder::new().name("logs".to_owned()).spawn(move || collector.run())?;
@@ -110,6 +147,7 @@ impl Collector {
                             return;
                         }
                     }
+                    JOURNAL => self.sinks.pump_journal(now),
                     token if token >= FOLLOWERS => self.on_follower(token, readiness.ended),
                     token => self.queue(stream::writer(token)),
                 }
@@ -120,6 +158,41 @@ impl Collector {
             }
             self.pump_all();
             self.on_time(now);
+            self.tend_journal(now);
+            self.tidy();
+        }
+    }
+
+    /// Has rotated files looked after when there are new ones.
+    fn tidy(&mut self) {
+        let rotated = self.sinks.all_files().filter_map(|(_, file)| file.take_rotated().then_some(())).count();
+        if rotated == 0 {
+            return;
+        }
+        let mut apps = BTreeMap::new();
+        for row in self.rows.values() {
+            apps.extend(row.files().map(|id| (id, row.known.app)));
+        }
+        let charges = self.sinks.all_files().filter_map(|(id, file)| {
+            let (names, spec) = file.kept()?;
+            let (names, spec) = (names.clone(), spec.clone());
+            Some(Charge { place: file.place().clone(), names, app: *apps.get(&id)?, spec })
+        });
+        self.housekeeper.tidy(charges.collect(), self.config.total_size);
+    }
+
+    fn tend_journal(&mut self, now: Instant) {
+        if self.sinks.journal.wakes_at().is_some_and(|at| at <= now) {
+            self.sinks.pump_journal(now);
+        }
+        if let Some(socket) = self.sinks.journal.take_renewed() {
+            // Not watched, it is tried again in any case when patience ends.
+            drop(self.poller.add(socket, JOURNAL, Interest::MoreReadableOrWritable));
+        }
+        if !self.sinks.journal.is_busy() {
+            for writer in std::mem::take(&mut self.blocked) {
+                self.queue(Some(writer));
+            }
         }
     }
 
@@ -133,7 +206,7 @@ impl Collector {
             let streams = worker.streams.iter().filter_map(|(_, stream)| stream.wakes_at);
             streams.chain(departure)
         });
-        workers.chain(files).min().map(|at| at.max(now))
+        workers.chain(files).chain(self.sinks.journal.wakes_at()).min().map(|at| at.max(now))
     }
 
     fn on_time(&mut self, now: Instant) {
@@ -173,7 +246,7 @@ impl Collector {
         match command {
             Command::Know(known) => self.know(*known),
             Command::Attach(source) => self.attach(*source),
-            Command::SetPid(..) => {}
+            Command::SetPid(worker, pid) => self.set_pid(worker, pid),
             Command::Detach(worker, reply) => self.detach(worker, reply, now),
             Command::Follow(request, reply) => drop(reply.send(self.follow(&request))),
             Command::Tail { process, err, lines, reply } => drop(reply.send(self.tail(process, err, lines))),
@@ -182,7 +255,7 @@ impl Collector {
                 for (_, file) in self.sinks.all_files() {
                     file.reopen(now);
                 }
-                drop(reply.send(()));
+                let _ = reply.send(());
             }
             Command::Forget(process) => self.forget(process),
             Command::Counters(process, reply) => drop(reply.send(self.counters(process))),
@@ -211,23 +284,27 @@ impl Collector {
 
     fn attach(&mut self, source: Source) {
         let Source { worker, process, app, app_name, identity, spec, stdout, stderr, .. } = source;
+        let origins =
+            Origins { instance: source.instance, namespace: source.namespace, pid: source.pid, unit: source.unit };
         let known = Known { process, app, app_name: app_name.clone(), identity, spec: spec.clone() };
         self.know(known);
         let Some(row) = self.rows.get(&process) else { return };
         let journal = spec.log.journal.unwrap_or(self.config.journal) && !spec.log.disable_logs;
         let (out, err, combined) = (row.out, row.err, row.combined);
-        let outlet = |err_stream: bool, file: Option<FileId>| Outlet {
-            writer: Writer { worker, err: err_stream },
+        let outlet = |err: bool, file: Option<FileId>| Outlet {
+            writer: Writer { worker, err },
             app,
             app_name: app_name.clone(),
             process,
             form: Form::of(&spec),
             file,
             combined,
+            journal: None,
             remember: journal && file.is_none() && combined.is_none(),
         };
-        let streams = [(outlet(false, out), Stream::new(stdout)), (outlet(true, err), Stream::new(stderr))];
-        for (outlet, stream) in &streams {
+        let mut streams = [(outlet(false, out), Stream::new(stdout)), (outlet(true, err), Stream::new(stderr))];
+        for (outlet, stream) in &mut streams {
+            outlet.journal = journal.then(|| origins.head(outlet));
             for id in [outlet.file, outlet.combined].into_iter().flatten() {
                 if let Some(file) = self.sinks.file(id) {
                     file.writers += 1;
@@ -237,9 +314,19 @@ impl Collector {
             drop(self.poller.add(stream.pipe(), stream::token(outlet.writer), Interest::MoreReadable));
         }
         let writers = streams.each_ref().map(|(outlet, _)| outlet.writer);
-        self.workers.insert(worker, Worker { streams, departure: None });
+        self.workers.insert(worker, Worker { origins, streams, departure: None });
         for writer in writers {
             self.queue(Some(writer));
+        }
+    }
+
+    fn set_pid(&mut self, worker: WorkerId, pid: u32) {
+        let Some(worker) = self.workers.get_mut(&worker) else { return };
+        worker.origins.pid = pid;
+        for (outlet, _) in &mut worker.streams {
+            if outlet.journal.is_some() {
+                outlet.journal = Some(worker.origins.head(outlet));
+            }
         }
     }
 
@@ -266,7 +353,8 @@ impl Collector {
                 self.ready.push_back(writer);
             }
             Turn::Unfinished(until) => stream.wakes_at = Some(until),
-            Turn::Empty | Turn::Blocked => {}
+            Turn::Empty => {}
+            Turn::Blocked => self.blocked.push(writer),
             Turn::Ended => {
                 // Its end would be told again and again.
                 drop(self.poller.delete(stream.pipe()));
@@ -277,13 +365,14 @@ impl Collector {
 
     fn detach(&mut self, id: WorkerId, reply: oneshot::Sender<()>, now: Instant) {
         let Some(worker) = self.workers.get_mut(&id) else {
-            drop(reply.send(()));
+            let _ = reply.send(());
             return;
         };
         match &mut worker.departure {
             Some(departure) => departure.replies.push(reply),
             None => {
-                worker.departure = Some(Departure { patience: now + PATIENCE, empty_since: None, replies: vec![reply] })
+                worker.departure =
+                    Some(Departure { patience: now + PATIENCE, empty_since: None, replies: vec![reply] });
             }
         }
         let writers = worker.streams.each_ref().map(|(outlet, _)| outlet.writer);
@@ -310,7 +399,7 @@ impl Collector {
         }
         self.pump_all();
         for reply in worker.departure.into_iter().flat_map(|departure| departure.replies) {
-            drop(reply.send(()));
+            let _ = reply.send(());
         }
     }
 
@@ -417,7 +506,8 @@ impl Collector {
 
     fn counters(&mut self, process: ProcessId) -> Counters {
         let files: Vec<FileId> = self.rows.get(&process).into_iter().flat_map(Row::files).collect();
-        let last_error = files.into_iter().find_map(|id| self.sinks.file(id)?.error());
+        let file_error = files.into_iter().find_map(|id| self.sinks.file(id)?.error());
+        let last_error = file_error.or_else(|| self.sinks.journal.error().map(str::to_owned));
         let bytes = self.sinks.tally(process).bytes;
         Counters { bytes, dropped: self.sinks.losses.of(process).lines, last_error }
     }

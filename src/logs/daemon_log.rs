@@ -106,9 +106,9 @@ impl Visit for Text {
         let name = field.name();
         // Writing to a string cannot fail.
         if name == "message" {
-            drop(write!(self.message, "{value:?}"));
+            let _ = write!(self.message, "{value:?}");
         } else if name.bytes().any(|byte| byte.is_ascii_lowercase()) {
-            drop(write!(self.fields, " {name}={value:?}"));
+            let _ = write!(self.fields, " {name}={value:?}");
         }
     }
 }

@@ -77,9 +77,7 @@ impl Wanted {
 /// Lines of one stream, ready for followers.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    /// Its app.
-    pub app: AppId,
-    /// Its process and stream.
+    /// Their process and stream.
     pub origin: Origin<'a>,
     /// When they came, milliseconds since the epoch.
     pub timestamp: i64,
@@ -218,7 +216,7 @@ mod tests {
         for n in 0..20_000u64 {
             let mut records = Vec::new();
             append_record(&mut records, ORIGIN, 5, format!("line {n}").as_bytes());
-            follower.give(&Batch { app: AppId(1), origin: ORIGIN, timestamp: 5, records: &records, lines: 1 });
+            follower.give(&Batch { origin: ORIGIN, timestamp: 5, records: &records, lines: 1 });
             assert!(follower.pump());
             given += 1;
         }
@@ -251,7 +249,7 @@ mod tests {
         let (mut follower, reader) = Follower::new(everything(), b"x\n".to_vec(), true).unwrap();
         assert!(follower.pump());
         drop(reader);
-        follower.give(&Batch { app: AppId(1), origin: ORIGIN, timestamp: 0, records: b"y\n", lines: 1 });
+        follower.give(&Batch { origin: ORIGIN, timestamp: 0, records: b"y\n", lines: 1 });
         assert!(!follower.pump());
     }
 

@@ -19,6 +19,8 @@ pub mod dayjs;
 mod file;
 mod follow;
 mod format;
+mod housekeeping;
+mod journal;
 mod last_lines;
 mod loss;
 mod mailbox;
@@ -52,6 +54,8 @@ const MAX_EVENTS: usize = 256;
 pub struct LogsConfig {
     /// Whether lines go to the journal where an app's spec does not say otherwise.
     pub journal: bool,
+    /// Where the journal listens.
+    pub journal_socket: PathBuf,
     /// The daemon's own log folder. Files right in it are created by the daemon and given to the app's owner, who
     /// cannot create any there.
     pub folder: PathBuf,
@@ -63,7 +67,12 @@ impl LogsConfig {
     /// With the usual bounds.
     #[must_use]
     pub fn new(journal: bool, folder: PathBuf) -> LogsConfig {
-        LogsConfig { journal, folder, total_size: 4 << 30 }
+        LogsConfig {
+            journal,
+            journal_socket: PathBuf::from("/run/systemd/journal/socket"),
+            folder,
+            total_size: 4 << 30,
+        }
     }
 }
 

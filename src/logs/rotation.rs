@@ -125,7 +125,7 @@ pub struct Kept {
 
 /// Sorts the newest to the front.
 pub fn newest_first(files: &mut [Kept]) {
-    files.sort_by(|a, b| (b.modified, b.rotated.sequence).cmp(&(a.modified, a.rotated.sequence)));
+    files.sort_by_key(|file| std::cmp::Reverse((file.modified, file.rotated.sequence)));
 }
 
 /// Those of one log file's rotated files, newest first, that are too many.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Zoned;
@@ -11,6 +12,7 @@ use jiff::Zoned;
 use super::file::{LogFile, Writer};
 use super::follow::{self, Batch, Follower};
 use super::format::{Form, Origin};
+use super::journal::{Block, Journal};
 use super::loss::{Losses, Lost};
 use super::split::{Line, Splitter};
 use super::stream::CHUNK;
@@ -42,6 +44,8 @@ pub struct Outlet {
     pub file: Option<FileId>,
     /// The file for both streams.
     pub combined: Option<FileId>,
+    /// Fields of its lines in the journal; `None` when they do not go there.
+    pub journal: Option<Arc<[u8]>>,
     /// Whether the last lines are remembered, there being no file to read them from.
     pub remember: bool,
 }
@@ -78,6 +82,8 @@ pub struct Sinks {
     pub followers: HashMap<u64, Follower>,
     /// Accounts of what was lost.
     pub losses: Losses,
+    /// The journal.
+    pub journal: Journal,
     tallies: BTreeMap<ProcessId, Tally>,
     null: File,
     scratch: (File, OwnedFd),
@@ -92,13 +98,14 @@ impl Sinks {
     ///
     /// # Errors
     /// When there are no descriptors left.
-    pub fn new(losses: Losses) -> io::Result<Sinks> {
+    pub fn new(losses: Losses, journal: Journal) -> io::Result<Sinks> {
         let (scratch, into_scratch) = pipe::new()?;
         let scratch_size = pipe::grow(&scratch, CHUNK)?;
         Ok(Sinks {
             files: Vec::new(),
             followers: HashMap::new(),
             losses,
+            journal,
             tallies: BTreeMap::new(),
             null: File::options().write(true).open("/dev/null")?,
             scratch: (scratch.into(), into_scratch),
@@ -158,7 +165,8 @@ impl Sinks {
     pub fn look(&self, outlet: &Outlet) -> bool {
         let shared =
             |id: FileId| self.files.get(id.0).and_then(Option::as_ref).is_some_and(|shelf| shelf.file.writers > 1);
-        outlet.remember
+        outlet.journal.is_some()
+            || outlet.remember
             || outlet.combined.is_some()
             || outlet.file.is_some_and(|id| outlet.form != Form::Raw || shared(id))
             || self.is_followed(outlet)
@@ -170,8 +178,8 @@ impl Sinks {
 
     /// Whether a sink asks this stream to wait.
     #[must_use]
-    pub fn is_blocked(&self, _outlet: &Outlet) -> bool {
-        false
+    pub fn is_blocked(&self, outlet: &Outlet) -> bool {
+        outlet.journal.is_some() && self.journal.is_busy()
     }
 
     /// Moves bytes to where they go without looking at them; `None` when they must be looked at.
@@ -227,7 +235,7 @@ impl Sinks {
         self.count(outlet, bytes.len());
         // Bytes that need no change go from the pipe into the file by themselves.
         let direct = outlet.form == Form::Raw && splitter.is_empty() && bytes.ends_with(b"\n");
-        let text = self.hand_out(outlet, direct, |each| splitter.feed(bytes, each));
+        let text = self.hand_out(outlet, direct, now, |each| splitter.feed(bytes, each));
         self.write_file(outlet.combined, outlet, now, |file, _| {
             file.push(if direct { bytes } else { &text }, outlet.writer, now)
         });
@@ -252,7 +260,7 @@ impl Sinks {
         if splitter.is_empty() {
             return;
         }
-        let text = self.hand_out(outlet, false, |each| splitter.finish(each));
+        let text = self.hand_out(outlet, false, now, |each| splitter.finish(each));
         for file in [outlet.file, outlet.combined] {
             self.write_file(file, outlet, now, |file, _| file.push(&text, outlet.writer, now));
         }
@@ -268,15 +276,22 @@ impl Sinks {
     }
 
     /// Gives lines to all sinks but files; returns them as files want them, unless `direct`.
-    fn hand_out(&mut self, outlet: &Outlet, direct: bool, lines: impl FnOnce(&mut dyn FnMut(Line<'_>))) -> Vec<u8> {
-        let (now, origin) = (Zoned::now(), outlet.origin());
-        let timestamp = now.timestamp().as_millisecond();
-        let stamp = outlet.form.stamp(&now);
+    fn hand_out(
+        &mut self,
+        outlet: &Outlet,
+        direct: bool,
+        now: Instant,
+        lines: impl FnOnce(&mut dyn FnMut(Line<'_>)),
+    ) -> Vec<u8> {
+        let (wall, origin) = (Zoned::now(), outlet.origin());
+        let timestamp = wall.timestamp().as_millisecond();
+        let stamp = outlet.form.stamp(&wall);
         let followed = self.is_followed(outlet);
         let to_files = !direct && (outlet.file.is_some() || outlet.combined.is_some());
         let mut text = std::mem::take(&mut self.text);
-        let memory = outlet.remember.then(|| &mut self.tallies.entry(outlet.process).or_default().memory);
-        let (records, mut memory, mut count) = (&mut self.records, memory, 0);
+        let mut block = outlet.journal.clone().map(|head| Block::new(head, outlet.process, outlet.writer.err));
+        let mut memory = outlet.remember.then(|| &mut self.tallies.entry(outlet.process).or_default().memory);
+        let (records, mut count) = (&mut self.records, 0);
         lines(&mut |line: Line<'_>| {
             if to_files {
                 outlet.form.append(&mut text, &line, &stamp, origin);
@@ -285,16 +300,22 @@ impl Sinks {
                 follow::append_record(records, origin, timestamp, line.text());
                 count += 1;
             }
+            if let Some(block) = &mut block {
+                block.add(&line);
+            }
             if let Some(memory) = &mut memory {
                 memory.add(outlet.writer.err, timestamp, &line);
             }
         });
         if count > 0 {
-            let batch = Batch { app: outlet.app, origin, timestamp, records: &self.records, lines: count };
+            let batch = Batch { origin, timestamp, records: &self.records, lines: count };
             for follower in self.followers.values_mut().filter(|follower| follower.wants(outlet.app, origin)) {
                 follower.give(&batch);
             }
             self.records.clear();
+        }
+        if let Some(block) = block {
+            self.journal.submit(block, &mut self.losses, now);
         }
         text
     }
@@ -319,6 +340,11 @@ impl Sinks {
                 self.losses.recovered(process, now);
             }
         }
+    }
+
+    /// Sends on what waits for the journal.
+    pub fn pump_journal(&mut self, now: Instant) {
+        self.journal.pump(&mut self.losses, now);
     }
 
     /// Does what is due in the files.

@@ -80,15 +80,15 @@ impl Stream {
         self.wakes_at = None;
         let looks = sinks.look(outlet) || !self.splitter.is_empty();
         if !looks && let Some(moved) = sinks.move_unseen(outlet, &self.pipe, CHUNK, now) {
-            return self.outcome(moved);
+            return self.outcome(&moved);
         }
         if sinks.is_blocked(outlet) {
             return Turn::Blocked;
         }
         let seen = match sinks.peek(&self.pipe, CHUNK) {
             Ok(seen) if !seen.is_empty() => seen,
-            Ok(_) => return self.outcome(Ok(0)),
-            Err(error) => return self.outcome(Err(error)),
+            Ok(_) => return self.outcome(&Ok(0)),
+            Err(error) => return self.outcome(&Err(error)),
         };
         let turn = if looks { self.lines(&seen, outlet, sinks, now) } else { self.bytes(&seen, outlet, sinks, now) };
         sinks.give_back(seen);
@@ -96,8 +96,8 @@ impl Stream {
         turn
     }
 
-    fn outcome(&mut self, moved: io::Result<usize>) -> Turn {
-        self.empty = matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    fn outcome(&mut self, moved: &io::Result<usize>) -> Turn {
+        self.empty = matches!(moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         match moved {
             Ok(0) => Turn::Ended,
             Ok(_) => Turn::More,

@@ -13,6 +13,8 @@ use super::split::Line;
 const MAX_LOOK: u64 = 4 << 20;
 /// Of each process, so many bytes are remembered where no file has them.
 const MAX_REMEMBERED: usize = 64 << 10;
+/// Of a line, so many bytes are remembered, lest one takes the place of all others.
+const MAX_REMEMBERED_LINE: usize = 8 << 10;
 /// What a remembered line costs besides its text.
 const LINE_COST: usize = 48;
 
@@ -71,8 +73,7 @@ impl Memory {
     /// Remembers a line, forgets the oldest ones for it.
     pub fn add(&mut self, err: bool, timestamp: i64, line: &Line<'_>) {
         let text = line.text();
-        // A line that is longer than everything is remembered by its beginning.
-        let text = &text[..text.len().min(MAX_REMEMBERED - LINE_COST)];
+        let text = &text[..text.len().min(MAX_REMEMBERED_LINE)];
         self.bytes += text.len() + LINE_COST;
         self.lines.push_back(Remembered { err, timestamp, text: text.into() });
         while self.bytes > MAX_REMEMBERED {
@@ -141,7 +142,8 @@ mod tests {
         assert_eq!(texts(true, false), ["line 99996", "line 99998"]);
         let long = vec![b'x'; MAX_REMEMBERED * 2];
         memory.add(false, 0, &Line { raw: &long, end: LineEnd::Split, continues: false });
-        assert_eq!(memory.lines.len(), 1);
+        assert_eq!(memory.last(1, true, true)[0].text.len(), MAX_REMEMBERED_LINE);
+        assert!(memory.lines.len() > 500);
         memory.clear();
         assert!(memory.last(9, true, true).is_empty());
     }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod durable;
 pub mod epoll;
 pub mod identity;
+pub mod journal;
 pub mod memfd;
 pub mod notify;
 pub mod pidfd;
