@@ -40,6 +40,7 @@
 //! | Kill | | `o` job: everything ends, then the daemon |
 //! | Reexecute | | |
 //! | Report | | `s` text |
+//! | GetHostMetrics | | `s` JSON object: `cpu` and `ram` in percent; `interface`, `received`, `sent`, `read`, `written` in bytes per second |
 //! | Ping | | `s` `pong` |
 //!
 //! Properties: `Version` s, `Mode` s (`system`, `user`, `private`), `Pid` u, `Home` s, `Apps` u, `Processes` u, `Online` u.

@@ -77,6 +77,8 @@ pub trait Manager {
     /// A text for bug reports.
     #[zbus(allow_interactive_auth)]
     fn report(&self) -> Result<String, Error>;
+    /// What the machine is doing, as JSON.
+    fn get_host_metrics(&self) -> Result<String, Error>;
     /// `pong`.
     fn ping(&self) -> Result<String, Error>;
 

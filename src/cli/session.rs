@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use zbus::OwnedObjectPath;
 
+use super::cmd::settings;
 use super::connect::Choice;
 use super::console::Console;
 use super::exit::Failure;
@@ -114,6 +115,12 @@ impl Session {
             console.say(list::blocks(&rows, now()).trim_end());
         } else {
             console.say(list::table(&rows, now(), console.width, console.colours).trim_end());
+            if settings::shows_host_metrics(self) {
+                // A daemon of an older release does not know them; the list is no worse without.
+                if let Ok(metrics) = client.manager().get_host_metrics().await {
+                    console.say(list::host_line(&serde_json::from_str(&metrics).unwrap_or_default()));
+                }
+            }
         }
         // For people only: scripts count words in what PM2 prints.
         if console.width.is_some() {

@@ -123,6 +123,8 @@ pub enum What {
     Reexecute(Reply<()>),
     /// Manager.Report
     Report(Reply<String>),
+    /// Manager.GetHostMetrics: JSON text.
+    HostMetrics(Reply<String>),
     /// Job.Cancel
     CancelJob(u32, Reply<()>),
     /// What exists now, for a transport that begins to serve (apps, processes, jobs).

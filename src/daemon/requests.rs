@@ -65,6 +65,7 @@ impl Daemon {
                 answer(reply, result);
             }
             What::Report(reply) => answer(reply, self.report(caller)),
+            What::HostMetrics(reply) => answer(reply, Ok(self.sampler.host().to_string())),
             What::CancelJob(job, reply) => answer(reply, self.cancel_job(caller, job)),
             What::Snapshot(reply) => answer(reply, Ok(self.snapshot())),
         }

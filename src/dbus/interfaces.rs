@@ -33,6 +33,7 @@ const MANAGER: &[Method] = &[
     ("Kill", "", "o"),
     ("Reexecute", "", ""),
     ("Report", "", "s"),
+    ("GetHostMetrics", "", "s"),
     ("Ping", "", "s"),
 ];
 

@@ -99,6 +99,7 @@ async fn manager(call: &Call<'_>) -> Answer {
         "Kill" => starts_job(call, What::Kill).await,
         "Reexecute" => does(call, What::Reexecute).await,
         "Report" => tells(call, What::Report).await,
+        "GetHostMetrics" => tells(call, What::HostMetrics).await,
         "Ping" => call.reply(&"pong"),
         _ => no_handler(call),
     }

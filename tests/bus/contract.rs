@@ -252,6 +252,7 @@ async fn the_proxies_call_every_method_and_none_that_is_not_there() {
         "ListProcesses": manager.list_processes(),
         "GetEnvironment": manager.get_environment(0),
         "GetSpec": manager.get_spec(0),
+        "GetHostMetrics": manager.get_host_metrics(),
         "OpenLogs": manager.open_logs(&["api"], &logs),
         "FlushLogs": manager.flush_logs(&["api"]),
         "ReopenLogs": manager.reopen_logs(),

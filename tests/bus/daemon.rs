@@ -245,6 +245,9 @@ impl Loop {
                 let allowed = self.resolve(caller, &[id.to_string()]);
                 let _ = reply.send(allowed.map(|_| BTreeMap::from([("SECRET".to_owned(), "x".to_owned())])));
             }
+            What::HostMetrics(reply) => {
+                let _ = reply.send(Ok("{\"cpu\":0.0}".to_owned()));
+            }
             What::Spec(id, reply) => {
                 let allowed = self.resolve(caller, &[id.to_string()]);
                 let _ = reply.send(allowed.map(|_| "{\"name\":\"x\"}".to_owned()));

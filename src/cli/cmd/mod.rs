@@ -12,7 +12,7 @@ mod logs;
 mod manual;
 mod message;
 mod persist;
-mod settings;
+pub mod settings;
 mod start;
 mod targets;
 

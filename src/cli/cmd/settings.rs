@@ -68,6 +68,11 @@ impl Store {
     }
 }
 
+/// Whether the list is followed by what the machine does: PM2's `pm2:sysmonit`, on unless set to `false`.
+pub fn shows_host_metrics(session: &Session) -> bool {
+    Store::open(session).ok().and_then(|store| Some(store.values.get("pm2")?["sysmonit"] == "false")) != Some(true)
+}
+
 /// A key as typed, taken apart.
 enum Key<'a> {
     Single(&'a str),

@@ -77,6 +77,16 @@ fn list_is_sorted_as_asked() {
 }
 
 #[test]
+fn the_machine_has_a_line() {
+    let metrics = serde_json::json!({"cpu": 3.5, "ram": 41.0, "interface": "eth0", "received": 209_715, "sent": 0,
+        "read": 0, "written": 2_621_440});
+    assert_eq!(
+        super::list::host_line(&metrics),
+        "host metrics | cpu: 3.5% | ram usage: 41% | eth0: ⇓ 0.2mb/s ⇑ 0mb/s | disk: ⇓ 0mb/s ⇑ 2.5mb/s"
+    );
+}
+
+#[test]
 fn what_is_amiss_is_said() {
     assert_eq!(super::list::reasons(&rows()), ["api (2): ended 16 times within 15 s; see `pm2 logs 2`"]);
 }

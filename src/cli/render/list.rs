@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use serde_json::Value;
+
 use super::row::{Row, bytes};
 use super::table::{Cell, Table};
 use crate::cli::console::Paint;
@@ -172,6 +174,20 @@ fn status(row: &Row) -> Cell {
         _ => Paint::Red,
     };
     Cell::painted(row.status.as_str(), paint)
+}
+
+/// PM2's line below the table, from the daemon's metrics of the machine.
+pub fn host_line(metrics: &Value) -> String {
+    let percent = |key: &str| metrics[key].as_f64().unwrap_or_default();
+    let megabytes = |key: &str| {
+        let tenths = (metrics[key].as_f64().unwrap_or_default() / f64::from(1 << 20) * 10.0).round();
+        format!("{}mb/s", tenths / 10.0)
+    };
+    let mut line = format!("host metrics | cpu: {}% | ram usage: {}%", percent("cpu"), percent("ram"));
+    if let Some(interface) = metrics["interface"].as_str().filter(|name| !name.is_empty()) {
+        line.push_str(&format!(" | {interface}: ⇓ {} ⇑ {}", megabytes("received"), megabytes("sent")));
+    }
+    line + &format!(" | disk: ⇓ {} ⇑ {}", megabytes("read"), megabytes("written"))
 }
 
 /// A line for each process that something is amiss with: what, and where to look.
