@@ -28,10 +28,11 @@ function start() {
     if (message.act === 'held') for (const port of message.ports) held?.add(port);
   });
 
+  const given = cluster.isWorker ? null : givenSockets();
   const listen = net.Server.prototype.listen;
   net.Server.prototype.listen = function (...args) {
     watch(this);
-    return listen.apply(this, args);
+    return listen.apply(this, given?.replace(args) ?? args);
   };
 
   if (cluster.isWorker) {
@@ -176,6 +177,37 @@ function surviveTheSupervisor(worker) {
   process.prependOnceListener('disconnect', () => {
     if (!meant) worker.exitedAfterDisconnect = true;
   });
+}
+
+// Sockets that the supervisor opened for this process (sd_listen_fds(3)), named by their configured addresses with `_`
+// for `:`. A server that asks for such an address gets the socket, which outlives this process: while it is replaced,
+// connections wait.
+function givenSockets() {
+  if (Number(process.env.LISTEN_PID) !== process.pid) return null;
+  const names = (process.env.LISTEN_FDNAMES || '').split(':').slice(0, Number(process.env.LISTEN_FDS) || 0);
+  const sockets = new Map(names.map((name, i) => [name, 3 + i]));
+  return {
+    // The arguments of listen() with the socket in place of the address, or nothing when there is none for it.
+    replace(args) {
+      const [first, second] = args;
+      const options = first !== null && typeof first === 'object' ? first : { port: first };
+      if (typeof options.port === 'string' && options.port.startsWith('/')) options.path = options.port;
+      const host = options === first ? options.host : typeof second === 'string' ? second : undefined;
+      const name = namesOf(options.path, options.port, host).find((name) => sockets.has(name));
+      if (name === undefined || options.exclusive || options.reusePort) return undefined;
+      const fd = sockets.get(name);
+      sockets.delete(name);
+      return [{ fd, backlog: options.backlog }, ...args.filter((arg) => typeof arg === 'function')];
+    },
+  };
+}
+
+// How the address of a server may be written in the configuration.
+function namesOf(path, port, host) {
+  if (path) return [String(path)];
+  if (!host || host === '::' || host === '0.0.0.0') return [`${port}`, `*_${port}`, `0.0.0.0_${port}`, `[__]_${port}`];
+  if (host === 'localhost') return [`127.0.0.1_${port}`, `[__1]_${port}`];
+  return [host.includes(':') ? `[${host.replace(/:/g, '_')}]_${port}` : `${host}_${port}`];
 }
 
 // The supervisor keeps an app's sockets while workers come and go, so a connection to its port succeeds though no worker

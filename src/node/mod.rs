@@ -16,11 +16,14 @@
 
 mod bind;
 mod channel;
+mod claims;
 mod deal;
+mod drain;
 mod health;
 mod launch;
 mod listener;
 mod message;
+mod opening;
 mod primary;
 mod query;
 mod slots;

@@ -1,19 +1,18 @@
-//! What workers say, and the sockets that come and go with it.
+//! What workers say: what each message means, and the answer to who wants to listen.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::oneshot;
 
 use super::bind::{self, Errno, Wanted};
 use super::channel::Received;
 use super::listener::{Dealt, Listener, ListenerId, Origin, Sockets};
 use super::message::{self, AgentNote, Incoming, Query};
-use super::primary::{Command, NodeEvent, OpenError};
+use super::opening::Asker;
+use super::primary::NodeEvent;
 use super::slots::Slots;
 use super::task::{Due, Task};
 use super::worker::Hold;
@@ -27,36 +26,6 @@ const ABANDONED: Duration = Duration::from_secs(2);
 const SETTLED: Duration = Duration::from_secs(10);
 /// Addresses of one worker that are reported.
 const ANNOUNCED: usize = 64;
-
-/// A path that is being bound elsewhere, since the file system may take its time.
-pub(super) struct Opening {
-    app: AppId,
-    path: PathBuf,
-    who: Identity,
-    balance: Balance,
-    askers: Vec<Asker>,
-}
-
-/// Who waits for a socket.
-enum Asker {
-    Worker(WorkerId, Box<Query>),
-    Daemon(Order),
-}
-
-/// A socket that the daemon wants for a row's program.
-pub(super) struct Order {
-    pub process: ProcessId,
-    pub address: String,
-    pub reply: oneshot::Sender<Result<OwnedFd, OpenError>>,
-}
-
-impl Order {
-    fn answer(self, result: Result<OwnedFd, Errno>) {
-        let Order { address, reply, .. } = self;
-        // Whoever asked may have given up.
-        let _ = reply.send(result.map_err(|errno| open_error(address, errno)));
-    }
-}
 
 impl Task {
     pub(super) fn received(&mut self, id: WorkerId, received: Received) {
@@ -159,14 +128,14 @@ impl Task {
         }
     }
 
-    fn refuse(&mut self, id: WorkerId, query: &Query, errno: Errno) {
+    pub(super) fn refuse(&mut self, id: WorkerId, query: &Query, errno: Errno) {
         let seq = self.next_seq();
         // A key that no listener has: the worker keeps none for a server that failed.
         self.write(id, message::error_reply(query.seq, seq, "0", errno), None);
     }
 
     /// A listener on an address that the app does not have yet; not for paths, unless they were inherited.
-    fn create(
+    pub(super) fn create(
         &mut self,
         app: AppId,
         wanted: Wanted,
@@ -199,7 +168,7 @@ impl Task {
     }
 
     #[allow(clippy::too_many_arguments)] // It is a constructor.
-    fn add(
+    pub(super) fn add(
         &mut self,
         app: AppId,
         wanted: Wanted,
@@ -244,7 +213,7 @@ impl Task {
     }
 
     /// Gives a worker what it needs to serve on a listener.
-    fn answer(&mut self, id: WorkerId, listener: ListenerId, query: Box<Query>) {
+    pub(super) fn answer(&mut self, id: WorkerId, listener: ListenerId, query: Box<Query>) {
         let Some(worker) = self.workers.get(&id) else { return };
         if worker.holds.contains_key(&listener) {
             // As a second listen() of one process would end.
@@ -342,194 +311,6 @@ impl Task {
         self.pump(listener);
         if meant {
             self.arm(Due::Abandoned(listener), ABANDONED);
-        }
-    }
-
-    fn is_held(&self, listener: ListenerId) -> bool {
-        self.workers.values().any(|worker| worker.holds.contains_key(&listener))
-    }
-
-    /// The app closed its server while it lives on: it does not want the address any more, and others may.
-    pub(super) fn close_if_abandoned(&mut self, id: ListenerId) {
-        let Some(listener) = self.listeners.all.get(&id) else { return };
-        let app = listener.app;
-        let ending = self.workers.values().any(|worker| worker.app == app && worker.terminating);
-        let alive = self.workers.values().any(|worker| worker.app == app);
-        if alive && !ending && !listener.handed_out && !self.is_held(id) {
-            self.close_listener(id);
-        }
-    }
-
-    /// A row's worker has served for a while: addresses that only its predecessors had are given up.
-    pub(super) fn settle_claims(&mut self, app: AppId, process: ProcessId) {
-        let holds = |id: ListenerId| {
-            self.workers.values().any(|w| w.app == app && w.process == process && w.holds.contains_key(&id))
-        };
-        let serving = self.workers.values().any(|w| w.app == app && w.process == process && !w.announced.is_empty());
-        if !serving {
-            return;
-        }
-        let stale: Vec<_> = self
-            .listeners
-            .of_app(app)
-            .filter(|(id, l)| l.claims.contains(&process) && !l.handed_out && !holds(*id))
-            .collect();
-        let stale: Vec<_> = stale.into_iter().map(|(id, _)| id).collect();
-        for id in stale {
-            self.drop_claim(id, process);
-        }
-    }
-
-    pub(super) fn remove_process(&mut self, process: ProcessId) {
-        let claimed = self.listeners.all.iter().filter(|(_, listener)| listener.claims.contains(&process));
-        let claimed: Vec<_> = claimed.map(|(id, _)| *id).collect();
-        for id in claimed {
-            self.drop_claim(id, process);
-        }
-    }
-
-    fn drop_claim(&mut self, id: ListenerId, process: ProcessId) {
-        let Some(listener) = self.listeners.all.get_mut(&id) else { return };
-        listener.claims.remove(&process);
-        if listener.claims.is_empty() {
-            self.close_listener(id);
-        } else {
-            self.begin_retiring(id, process);
-        }
-    }
-
-    pub(super) fn remove_app(&mut self, app: AppId) {
-        let all: Vec<_> = self.listeners.of_app(app).map(|(id, _)| id).collect();
-        for id in all {
-            self.close_listener(id);
-        }
-    }
-
-    fn close_listener(&mut self, id: ListenerId) {
-        let Some(listener) = self.listeners.all.remove(&id) else { return };
-        for fd in listener.sockets.fds() {
-            // Workers may have duplicates, which would keep the registration alive.
-            if let Err(error) = self.epoll.delete(fd) {
-                tracing::trace!(%error, "socket was not watched");
-            }
-        }
-        for worker in self.workers.values_mut() {
-            worker.holds.remove(&id);
-        }
-        match &listener.origin {
-            Origin::Inherited => {
-                let address = &listener.address;
-                let own = self.listeners.inherited.iter_mut().filter(|i| i.taken == Some(listener.app));
-                own.filter(|i| i.address == *address && i.kind == listener.kind).for_each(|i| i.taken = None);
-            }
-            Origin::File(who) => {
-                if let Some(path) = listener.path().map(Path::to_owned) {
-                    let who = who.clone();
-                    tokio::task::spawn_blocking(move || bind::unlink_path(&path, &who));
-                }
-            }
-            Origin::Bound => (),
-        }
-    }
-
-    fn open_path(&mut self, app: AppId, path: PathBuf, who: &Identity, balance: Balance, asker: Asker) {
-        let same = |opening: &&mut Opening| opening.app == app && opening.path == path;
-        if let Some(opening) = self.opening.iter_mut().find(same) {
-            return opening.askers.push(asker);
-        }
-        let wanted = Wanted::Path(path.clone());
-        let opening = Opening { app, path: path.clone(), who: who.clone(), balance, askers: vec![asker] };
-        let of_app = self.listeners.of_app(app).count() + self.opening.iter().filter(|o| o.app == app).count();
-        self.opening.push(opening);
-        if of_app >= self.config.max_listeners {
-            return self.path_bound(app, &path, Err(libc::EMFILE));
-        }
-        if self.listeners.is_foreign(app, &wanted) {
-            return self.path_bound(app, &path, Err(libc::EADDRINUSE));
-        }
-        let (who, commands) = (who.clone(), self.commands.clone());
-        tokio::task::spawn_blocking(move || {
-            let result = bind::bind_path(&path, &who);
-            if let Some(commands) = commands.upgrade() {
-                // Without a task nobody wants the socket.
-                let _ = commands.send(Command::PathBound { app, path, result });
-            }
-        });
-    }
-
-    pub(super) fn path_bound(&mut self, app: AppId, path: &Path, result: Result<OwnedFd, Errno>) {
-        let Some(at) = self.opening.iter().position(|o| o.app == app && o.path == path) else { return };
-        let Opening { path, who, balance, askers, .. } = self.opening.swap_remove(at);
-        let listener = result.and_then(|fd| {
-            let wanted = Wanted::Path(path);
-            self.add(app, wanted, None, Arc::new(fd), Kind::Stream, balance, Origin::File(who))
-        });
-        for asker in askers {
-            match (asker, &listener) {
-                (Asker::Worker(id, query), Ok(listener)) => self.answer(id, *listener, query),
-                (Asker::Worker(id, query), Err(errno)) => self.refuse(id, &query, *errno),
-                (Asker::Daemon(order), Ok(listener)) => self.hand_out(*listener, order),
-                (Asker::Daemon(order), Err(errno)) => order.answer(Err(*errno)),
-            }
-        }
-        // The only one who asked may be gone.
-        if let Ok(listener) = listener
-            && self.listeners.all.get(&listener).is_some_and(|l| l.claims.is_empty())
-            && !self.is_held(listener)
-        {
-            self.close_listener(listener);
-        }
-    }
-
-    pub(super) fn open(&mut self, app: AppId, who: &Identity, order: Order) {
-        let Some(wanted) = Wanted::from_text(&order.address) else {
-            let Order { address, reply, .. } = order;
-            let reason = "it is no port, `ADDRESS:PORT` or absolute path".to_owned();
-            // Whoever asked may have given up.
-            let _ = reply.send(Err(OpenError { address, reason }));
-            return;
-        };
-        if let Some(listener) = self.listeners.find(app, &wanted, None) {
-            return self.hand_out(listener, order);
-        }
-        if let Wanted::Path(path) = &wanted
-            && self.listeners.find_inherited(app, who, &wanted).is_none()
-        {
-            return self.open_path(app, path.clone(), who, Balance::Shared, Asker::Daemon(order));
-        }
-        match self.create(app, wanted, None, who, Balance::Shared) {
-            Ok(listener) => self.hand_out(listener, order),
-            Err(errno) => order.answer(Err(errno)),
-        }
-    }
-
-    fn hand_out(&mut self, id: ListenerId, order: Order) {
-        let Some(listener) = self.listeners.all.get_mut(&id) else { return order.answer(Err(libc::EBADF)) };
-        let Sockets::Shared(fd) = &listener.sockets else { return order.answer(Err(libc::EADDRINUSE)) };
-        let fd = fd.try_clone().map_err(|error| bind::errno(&error));
-        if fd.is_ok() {
-            listener.handed_out = true;
-            listener.claims.insert(order.process);
-        }
-        order.answer(fd);
-    }
-}
-
-fn open_error(address: String, errno: Errno) -> OpenError {
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
-    let reason = match text.split_once(" (os error") {
-        Some((reason, _)) => reason.to_lowercase(),
-        None => text,
-    };
-    OpenError { address, reason }
-}
-
-impl Sockets {
-    fn fds(&self) -> Vec<&OwnedFd> {
-        match self {
-            Sockets::Shared(fd) => vec![fd],
-            Sockets::Dealt(dealt) => vec![&dealt.fd],
-            Sockets::Slots(slots) => slots.fds().collect(),
         }
     }
 }

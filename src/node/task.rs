@@ -16,15 +16,13 @@ use tokio::time::Instant;
 use super::channel::{Channel, Next, Violation, Written};
 use super::listener::{Inherited, ListenerId, Listeners};
 use super::message;
+use super::opening::{Opening, Order};
 use super::primary::{Attachment, Command, ListenerInfo, NodeEvent, PrimaryConfig};
-use super::query::{Opening, Order};
-use super::worker::{Drain, Worker};
+use super::worker::Worker;
 use crate::core::{AppId, ProcessId, WorkerId};
 use crate::sys::epoll::{Epoll, Interest, Readiness};
 use crate::sys::socket::{self, Kind};
 
-/// Beyond a drain's own time, for the answer to arrive.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// A user's message beyond this is not written in one piece; it is bounded all the same.
 const MESSAGE_LIMIT: usize = 1 << 20;
 
@@ -186,7 +184,7 @@ impl Task {
         self.timers.insert((Instant::now() + after, due));
     }
 
-    fn disarm(&mut self, unwanted: impl Fn(&Due) -> bool) {
+    pub(super) fn disarm(&mut self, unwanted: impl Fn(&Due) -> bool) {
         self.timers.retain(|(_, due)| !unwanted(due));
     }
 
@@ -422,39 +420,6 @@ impl Task {
         let starting: Vec<_> = starting.map(|(worker, _)| *worker).collect();
         for worker in starting.into_iter().filter(|_| !ports.is_empty()) {
             self.write(worker, message::held(&ports), None);
-        }
-    }
-
-    fn drain(&mut self, id: WorkerId, timeout_ms: u64) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return self.tell(NodeEvent::Drained { worker: id, left: 0 });
-        };
-        match worker.draining {
-            Some(Drain::Asked) => return,
-            Some(Drain::Done) => return self.tell(NodeEvent::Drained { worker: id, left: 0 }),
-            None => worker.draining = Some(Drain::Asked),
-        }
-        worker.terminating = true;
-        let (agent, cluster, reachable) = (worker.agent, worker.cluster, worker.channel.is_some());
-        // New connections must find their way elsewhere before the worker stops accepting.
-        self.refresh_all_of(id);
-        if reachable && agent {
-            self.write(id, message::drain(timeout_ms), None);
-        } else if reachable && cluster {
-            let seq = self.next_seq();
-            self.write(id, message::disconnect(seq), None);
-        } else {
-            return self.drained(id, 0);
-        }
-        self.arm(Due::Drain(id), Duration::from_millis(timeout_ms).saturating_add(DRAIN_GRACE));
-    }
-
-    pub(super) fn drained(&mut self, id: WorkerId, left: u32) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.draining == Some(Drain::Asked) {
-            worker.draining = Some(Drain::Done);
-            self.disarm(|due| *due == Due::Drain(id));
-            self.tell(NodeEvent::Drained { worker: id, left });
         }
     }
 

@@ -64,6 +64,33 @@ async fn a_reload_loses_nothing_with_one_row_slow_answers_and_frameworks() {
 }
 
 #[tokio::test]
+async fn a_fork_worker_on_a_socket_of_the_supervisors_is_restarted_without_loss() {
+    for (major, node) in nodes() {
+        let mut rig = Rig::new();
+        let port = free_port();
+        let mut plan = Plan::new(&node, "http.js").env("PORT", port).fork();
+        plan.spec.listen = vec![format!("*:{port}")];
+        let (mut worker, address) = rig.serve(&plan).await;
+        assert_eq!(address, format!("[::]:{port}"), "Node {major}");
+        let loads = [true, false].map(|keep| Load::start(port, 4, keep, "/?ms=2", Duration::ZERO));
+        for round in 0..4 {
+            // Replaced side by side, or one after the other: meanwhile connections wait.
+            if round % 2 == 0 {
+                let (new, _) = rig.serve(&plan).await;
+                assert_eq!(rig.stop(std::mem::replace(&mut worker, new)).await, 0, "Node {major}");
+            } else {
+                assert_eq!(rig.stop(worker).await, 0, "Node {major}");
+                worker = rig.serve(&plan).await.0;
+            }
+        }
+        for load in loads {
+            let (answers, failures) = load.end().await;
+            assert!(failures.is_empty(), "Node {major}: {} of {answers} failed: {failures:?}", failures.len());
+        }
+    }
+}
+
+#[tokio::test]
 async fn scaling_loses_nothing() {
     let Some(node) = node(24) else { return };
     for ebpf in [true, false] {

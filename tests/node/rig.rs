@@ -137,6 +137,12 @@ impl Rig {
     pub async fn spawn(&mut self, plan: &Plan) -> WorkerId {
         self.next += 1;
         let worker = WorkerId(self.next);
+        let identity = plan.identity.clone().unwrap_or_else(|| Identity::own().unwrap());
+        let mut given = Vec::new();
+        for address in &plan.spec.listen {
+            given.push(self.primary.open(plan.app, plan.process, &identity, address).await.unwrap());
+        }
+        let channel_fd = 3 + i32::try_from(given.len()).unwrap();
         let order = SpawnOrder {
             worker,
             process: plan.process,
@@ -148,7 +154,7 @@ impl Rig {
         let context = LaunchContext {
             pm2_home: Path::new("/nonexistent"),
             agent: &self.agent,
-            channel_fd: Some(3),
+            channel_fd: Some(channel_fd),
             out_log: None,
             error_log: None,
             pid_file: None,
@@ -166,7 +172,14 @@ impl Rig {
         spawn.cwd = plan.spec.cwd.clone();
         spawn.identity = plan.identity.clone();
         let stderr = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned().unwrap();
-        spawn.fds = vec![(theirs, 3), (stderr, 2)];
+        spawn.fds = (3..).zip(given).map(|(number, fd)| (fd, number)).collect();
+        spawn.fds.extend([(theirs, channel_fd), (stderr, 2)]);
+        if channel_fd > 3 {
+            let names: Vec<_> = plan.spec.listen.iter().map(|address| address.replace(':', "_")).collect();
+            spawn.env.push(("LISTEN_FDS".into(), names.len().to_string().into()));
+            spawn.env.push(("LISTEN_FDNAMES".into(), names.join(":").into()));
+            spawn.pid_vars.push("LISTEN_PID".into());
+        }
         let child = spawn.start().unwrap().release(DEADLINE).await.unwrap();
         self.workers.insert(worker, child);
         self.primary.attach(Attachment {
@@ -174,7 +187,7 @@ impl Rig {
             process: plan.process,
             app: plan.app,
             instance: plan.process.0,
-            identity: plan.identity.clone().unwrap_or_else(|| Identity::own().unwrap()),
+            identity,
             cluster: plan.spec.exec_mode == ExecMode::Cluster,
             balance: plan.spec.balance,
             agent: launch.agent,
