@@ -269,6 +269,60 @@ fn a_file_is_started_restarted_and_ended() {
 }
 
 #[test]
+fn options_with_a_restart_change_the_app() {
+    let place = Place::new();
+    place.waiter("app.js");
+    place.call("start app.js --name one -- first").ok();
+    place.call("start app.js --name two -- second").ok();
+    place.call("restart one --max-memory-restart 300M --name uno -- other").ok();
+    let list = place.jlist();
+    let env = |id: usize| &list[id]["pm2_env"];
+    assert_eq!((&list[0]["name"], &env(0)["max_memory_restart"]), (&"uno".into(), &(300_u32 << 20).into()));
+    assert_eq!(env(0)["args"], serde_json::json!(["other"]));
+    assert_eq!((&list[1]["name"], &env(1)["args"][0]), (&"two".into(), &"second".into()));
+    place.call("restart all --kill-timeout 4000").ok();
+    let list = place.jlist();
+    assert!(list.iter().all(|process| process["pm2_env"]["kill_timeout"] == 4000));
+    assert_eq!(list[0]["pm2_env"]["args"], serde_json::json!(["other"]), "all apps were given one configuration");
+    place.call("restart uno --env production").fails().prints_nothing();
+}
+
+#[test]
+fn apply_says_and_does_what_is_needed() {
+    let place = Place::new();
+    place.waiter("a.js");
+    let file = |count: u32, colour: &str| {
+        let app = serde_json::json!({"name": "a", "script": "a.js", "instances": count, "env": {"COLOUR": colour}});
+        place.write("apps.json", &serde_json::json!({ "apps": [app] }).to_string());
+    };
+    file(1, "red");
+    assert_eq!(place.call("apply apps.json --dry-run").ok().stdout(), "a: start\n");
+    assert_eq!(place.jlist(), Vec::<Value>::new());
+    place.call("apply apps.json").ok().says("[PM2] App [a] launched (1 instances)");
+    let first = place.jlist()[0]["pid"].clone();
+    assert_eq!(place.call("apply apps.json --dry-run").ok().stdout(), "a: no change\n");
+    place.call("apply apps.json").ok();
+    assert_eq!(place.jlist()[0]["pid"], first, "what needed no change was restarted");
+    file(2, "red");
+    place.call("apply apps.json").ok().says("a: scale\n  instances: 1 -> 2\n");
+    assert_eq!(place.until("two", |list| list.len() == 2)[0]["pid"], first);
+    file(2, "blue");
+    place.call("apply apps.json").ok().says("a: reload\n").says_not("blue");
+    let list = place.jlist();
+    assert!(list.iter().all(|process| process["pm2_env"]["env"]["COLOUR"] == "blue"), "{list:#?}");
+}
+
+#[test]
+fn a_terminal_can_be_attached() {
+    let place = Place::new();
+    place.write("echo.js", "process.stdin.on('data', (d) => console.log('got', String(d).trim()));\n");
+    place.call("start echo.js").ok();
+    let mut follower = Follower::start(&place, "attach 0 '>'");
+    assert_eq!(follower.line_after(|| place.call("send 0 hello").ok(), "got"), ">got hello\n");
+    place.call("attach 7").fails().complains("[PM2][ERROR] 7 : id unknown\n");
+}
+
+#[test]
 fn logs_show_the_tail_and_follow() {
     let place = Place::new();
     place.write("talk.js", "console.log('hello 1');console.error('oops');process.stdin.on('data', (d) => console.log('got ' + String(d).trim()));\n");
@@ -298,6 +352,9 @@ fn logs_show_the_tail_and_follow() {
     );
     drop(json);
 
+    let all = place.call("logs --nostream").ok();
+    all.says("pm2.log last 15 lines:\nPM2        | ").says("talk-out.log last 15 lines:\n");
+    place.call("flush").ok().says("[PM2] Flushing ").says("pm2.log\n");
     place.call("flush talk").ok().says("[PM2] Logs flushed");
     place.call("logs talk --nostream").ok().says_not("hello 1");
     place.call("reloadLogs").ok().says("All logs reloaded");

@@ -75,6 +75,9 @@ pub async fn act(session: &Session, verb: Verb, typed: &[String]) -> Result<(), 
     if typed.iter().any(|target| target == "-" || config::file_kind(target).is_some()) {
         return act_on_files(session, verb, typed).await;
     }
+    if verb.renews() && session.options.env.is_some() {
+        return Err(config::ConfigError::EnvWithoutFile.into());
+    }
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
     let mut selections = Vec::with_capacity(typed.len());

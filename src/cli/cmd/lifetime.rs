@@ -59,8 +59,8 @@ pub async fn ping(session: &Session) -> Result<(), Failure> {
 /// When the daemon cannot.
 pub async fn update(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
-    session.console.info("Updating the daemon; apps go on meanwhile");
     client.manager().reexecute().await?;
+    session.console.info("Updating the daemon; apps go on meanwhile");
     let client = session.choice.back().await?;
     session.console.info(format!(">>>>>>>>>> PM2 updated ({})", client.manager().version().await?));
     session.show_list(&client).await

@@ -1,6 +1,8 @@
 //! Commands about logs: logs, flush, reloadLogs.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -19,6 +21,8 @@ use crate::cli::session::Session;
 
 /// Longest record that is taken from the daemon; it cuts lines far below that.
 const RECORD_BOUND: u64 = 4 << 20;
+/// Bytes at the end of the daemon's log in which its last lines are looked for.
+const DAEMON_TAIL_BOUND: u64 = 256 << 10;
 /// Width before the bar where it is not fitted to the names.
 const TAIL_WIDTH: usize = 10;
 
@@ -134,6 +138,9 @@ impl View<'_> {
             );
             console.say(Paint::Grey.on(console.colours, &text));
         }
+        if self.targets.is_empty() && self.streams == "all" && self.look.form == Form::Prefixed {
+            self.tail_of_daemon(client, lines).await;
+        }
         let mut files: Vec<((u32, String), Vec<Record>)> = Vec::new();
         while let Some(record) = records.next().await? {
             let file = (record.process_id, record.stream.clone());
@@ -156,6 +163,28 @@ impl View<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The last lines that a private daemon itself wrote; the services' are in the journal.
+    async fn tail_of_daemon(&self, client: &Client, lines: u32) {
+        let Some(path) = daemon_log(client).await else { return };
+        let Ok(mut file) = std::fs::File::open(&path) else { return };
+        let length = file.metadata().map_or(0, |meta| meta.len());
+        let mut text = Vec::new();
+        let from = SeekFrom::Start(length.saturating_sub(DAEMON_TAIL_BOUND));
+        if file.seek(from).and_then(|_| file.take(DAEMON_TAIL_BOUND).read_to_end(&mut text)).is_err() {
+            return;
+        }
+        let console = &self.session.console;
+        console.say(Paint::Grey.on(console.colours, &format!("{} last {lines} lines:", path.display())));
+        let text = String::from_utf8_lossy(&text);
+        let all: Vec<&str> = text.lines().collect();
+        let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
+        for line in &all[all.len().saturating_sub(wanted)..] {
+            let who = Paint::Blue.on(console.colours, &format!("{:<TAIL_WIDTH$} |", "PM2"));
+            console.say(format!("{who} {line}"));
+        }
+        console.say("");
     }
 
     /// What comes, until the daemon ends.
@@ -217,7 +246,14 @@ impl Records {
     }
 }
 
-/// `flush`: empties log files; without a target those of everything.
+/// A private daemon's own log.
+async fn daemon_log(client: &Client) -> Option<PathBuf> {
+    let private = client.manager().mode().await.is_ok_and(|mode| mode == "private");
+    let home = client.manager().home().await.ok()?;
+    Some(Path::new(&home).join("pm2.log")).filter(|path| private && path.exists())
+}
+
+/// `flush`: empties log files; without a target those of everything, the private daemon's own included.
 ///
 /// # Errors
 /// For a target that stands for nothing.
@@ -234,6 +270,11 @@ pub async fn flush(session: &Session, target: Option<&str>) -> Result<(), Failur
         None => Vec::new(),
     };
     client.manager().flush_logs(&targets).await?;
+    if let (None, Some(path)) = (target, daemon_log(&client).await) {
+        session.console.info(format!("Flushing {}", path.display()));
+        let emptied = std::fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(0));
+        emptied.map_err(|error| Failure::error(format!("cannot empty `{}`: {error}", path.display())))?;
+    }
     for row in rows.iter().filter(|row| target.is_none() || ids.iter().any(|id| u64::from(*id) == row.id)) {
         session.console.info("Flushing:");
         for path in [&row.out_path, &row.error_path].into_iter().filter(|path| !path.is_empty()) {
