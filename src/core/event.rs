@@ -77,7 +77,8 @@ pub enum Event {
         /// Which.
         processes: Vec<ProcessId>,
     },
-    /// A job is not wanted any more: what it has not begun it does not begin.
+    /// A job is not wanted any more: what it has not begun it does not begin. A reload goes back to where it began; what
+    /// ends processes goes on.
     JobCancelRequested {
         /// Which.
         job: JobId,
@@ -88,7 +89,8 @@ pub enum Event {
         /// The job that reports on it.
         job: JobId,
     },
-    /// Something other than a person wants this process restarted.
+    /// Something other than a person wants this process restarted. One that a person stopped is left alone; one that
+    /// ended by itself, or is errored, is started.
     RestartTriggered {
         /// Which.
         process: ProcessId,

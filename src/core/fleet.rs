@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::jobs::Job;
-use super::process::{Desired, Process, State};
+use super::process::{Process, State};
 use super::timers::{self, Timers};
 use super::worker::{Worker, WorkerState};
-use super::{Action, App, AppId, AppSpec, Event, LogLevel, Now, ProcessId, SavedApp, Time, Timer, WorkerId};
+use super::{Action, App, AppId, AppSpec, Event, LogLevel, Now, ProcessId, Time, Timer, WorkerId};
 
 /// The truth.
 ///
@@ -122,21 +122,6 @@ impl Fleet {
             }
         }
         self.flush()
-    }
-
-    /// What a reboot is to survive: every app and what is wanted of its rows.
-    #[must_use]
-    pub fn saved(&self) -> Vec<SavedApp> {
-        let saved = self.apps.values().map(|app| SavedApp {
-            spec: app.spec().clone(),
-            owner: app.owner,
-            processes: self
-                .processes_of(app.id)
-                .filter(|row| row.desired != Desired::Removed)
-                .map(Process::saved)
-                .collect(),
-        });
-        saved.filter(|app| !app.processes.is_empty()).collect()
     }
 
     /// All apps, by number.

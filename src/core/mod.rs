@@ -6,6 +6,7 @@
 
 mod action;
 mod app;
+mod ended;
 mod event;
 mod exit;
 mod fleet;
@@ -16,6 +17,7 @@ mod ready;
 mod reload;
 mod replace;
 mod restart;
+mod restore;
 mod scale;
 mod spec;
 mod start;
@@ -33,11 +35,11 @@ pub use ids::{AppId, JobId, ProcessId, Uid, WorkerId};
 pub use jobs::{Job, JobKind};
 pub use process::{Desired, Process, State, TRANSITIONS};
 pub use restart::Record;
+pub use restore::{SavedApp, SavedProcess};
 pub use spec::{
     AppSpec, Balance, ExecMode, FilterEnv, Instances, LogSpec, LogType, OnReloadFailure, Probe, ProbeKind, RotateSpec,
     WatchSpec,
 };
-pub use start::{SavedApp, SavedProcess};
 pub use time::{Now, Time};
 pub use worker::{Readiness, WORKER_TRANSITIONS, Worker, WorkerState};
 

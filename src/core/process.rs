@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::restart::Record;
-use super::{AppId, Exit, ProcessId, SavedProcess, Time, WorkerId};
+use super::{AppId, Exit, ProcessId, Time, WorkerId};
 
 /// The state of a process row.
 ///
@@ -101,12 +101,6 @@ impl State {
             State::Stopped => "stopped",
         }
     }
-
-    /// Whether a row in this state has a worker that serves it, or is to serve it, or did until now.
-    #[must_use]
-    pub fn has_worker(self) -> bool {
-        matches!(self, State::Starting | State::Ready | State::Draining | State::Stopping)
-    }
 }
 
 /// What was last asked of a row. Survives reboots; nothing but a request changes it.
@@ -177,17 +171,6 @@ impl Process {
     #[must_use]
     pub fn unstable_restarts(&self) -> u32 {
         self.record.unstable()
-    }
-
-    /// What is saved of it.
-    pub(super) fn saved(&self) -> SavedProcess {
-        SavedProcess {
-            id: Some(self.id),
-            instance: self.instance,
-            desired: self.desired,
-            restarts: self.restarts,
-            created_at: Some(self.created_at),
-        }
     }
 
     /// Every worker that is not over: the current one, the incoming one, the outgoing ones.

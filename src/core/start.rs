@@ -153,32 +153,6 @@ fn waiting(processes: Vec<ProcessId>) -> Vec<(ProcessId, StartStep)> {
     processes.into_iter().map(|process| (process, StartStep::Waiting)).collect()
 }
 
-/// An app as it is saved: what is needed to have it back after a reboot.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SavedApp {
-    /// What it runs.
-    pub spec: Arc<AppSpec>,
-    /// Whose it is.
-    pub owner: Uid,
-    /// Its rows.
-    pub processes: Vec<SavedProcess>,
-}
-
-/// A row as it is saved.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SavedProcess {
-    /// The id it shall have if that is free; the next free one otherwise.
-    pub id: Option<ProcessId>,
-    /// Its instance number; the smallest free one if that is taken.
-    pub instance: u32,
-    /// Whether it is to run; one to be `Removed` is left out.
-    pub desired: Desired,
-    /// Its count of restarts.
-    pub restarts: u32,
-    /// When it was created, milliseconds since the epoch; `None` for now.
-    pub created_at: Option<u64>,
-}
-
 /// Requests.
 impl Fleet {
     pub(super) fn app_start_requested(&mut self, job: JobId, spec: Arc<AppSpec>, owner: Uid) {
@@ -194,33 +168,6 @@ impl Fleet {
             Desired::Running => vec![Lane::Start(StartLane::start(app, rows, true))],
             _ => Vec::new(),
         };
-        self.open_job(job, JobKind::Start, lanes);
-    }
-
-    pub(super) fn restore_requested(&mut self, job: JobId, apps: Vec<SavedApp>) {
-        if self.refuse_when_shutting_down(job) {
-            return;
-        }
-        let mut lanes = Vec::new();
-        for saved in apps {
-            let rows: Vec<_> = saved.processes.into_iter().filter(|row| row.desired != Desired::Removed).collect();
-            if rows.is_empty() {
-                continue;
-            }
-            let app = self.add_app(saved.spec, saved.owner);
-            let mut to_start = Vec::new();
-            for row in rows {
-                let process = self.add_process(app, row.desired, row.id, Some(row.instance));
-                if let Some(added) = self.processes.get_mut(&process) {
-                    added.restarts = row.restarts;
-                    added.created_at = row.created_at.unwrap_or(added.created_at);
-                }
-                if row.desired == Desired::Running {
-                    to_start.push(process);
-                }
-            }
-            lanes.push(Lane::Start(StartLane::start(app, to_start, false)));
-        }
         self.open_job(job, JobKind::Start, lanes);
     }
 
@@ -317,7 +264,7 @@ impl Fleet {
 
 /// Rows.
 impl Fleet {
-    fn add_app(&mut self, spec: Arc<AppSpec>, owner: Uid) -> AppId {
+    pub(super) fn add_app(&mut self, spec: Arc<AppSpec>, owner: Uid) -> AppId {
         self.next_app += 1;
         let id = AppId(self.next_app);
         self.apps.insert(id, App::new(id, owner, spec));

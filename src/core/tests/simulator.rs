@@ -22,7 +22,6 @@ pub enum Os {
 #[derive(Debug, Clone)]
 pub struct Paper {
     pub os: Os,
-    pub process: ProcessId,
     pub spec: Arc<AppSpec>,
     pub terminated: bool,
     pub killed: bool,
@@ -90,7 +89,6 @@ impl Simulator {
                 assert!(!self.fleet.is_shutting_down(), "nothing starts in a shutdown");
                 let paper = Paper {
                     os: Os::Ordered,
-                    process: order.process,
                     spec: order.spec.clone(),
                     terminated: false,
                     killed: false,
