@@ -69,12 +69,12 @@ impl Task {
         let takers = self.choose(id, None, &[]).is_some();
         let Some(listener) = self.listeners.all.get_mut(&id) else { return };
         let Sockets::Slots(slots) = &mut listener.sockets else { return };
-        let (ticking, others) = (slots.ticking, slots.live() > 1);
+        let ticking = slots.ticking;
         for (process, slot) in &mut slots.all {
             let wanted = match (slot.needs_rescue(), ticking) {
                 (true, _) if takers => Watch::All,
-                // A lone worker's queue has nobody else; while ticks come, they look.
-                (false, false) if others => Watch::Next,
+                // While ticks come, they look.
+                (false, false) => Watch::Next,
                 _ => Watch::Off,
             };
             if slot.watch != wanted {
@@ -122,8 +122,7 @@ impl Task {
                 slot.stuck = false;
             }
         }
-        let others = slots.live() > 1;
-        slots.ticking = others && !queued.is_empty();
+        slots.ticking = !queued.is_empty();
         if slots.ticking {
             self.arm(Due::Tick(id), TICK);
         }

@@ -91,11 +91,6 @@ impl Slots {
         }
     }
 
-    /// Sockets on which workers accept.
-    pub fn live(&self) -> usize {
-        self.all.values().filter(|slot| slot.live).count()
-    }
-
     /// All sockets.
     pub fn fds(&self) -> impl Iterator<Item = &OwnedFd> {
         self.all.values().map(|slot| &*slot.fd).chain(self.spare.as_deref())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pm2rs::core::{AppId, Balance, ProcessId};
+use pm2rs::core::{Balance, ProcessId};
 use pm2rs::node::PrimaryConfig;
 
 use crate::client::{Connection, Load};

@@ -89,6 +89,27 @@ async fn an_endless_loop_costs_only_what_it_had_accepted() {
 }
 
 #[tokio::test]
+async fn a_lone_worker_that_hangs_is_seen_and_its_queue_waits_for_it() {
+    let Some(node) = node(24) else { return };
+    for agent in [true, false] {
+        let mut rig = Rig::with(PrimaryConfig { hang_ms: 300, ..PrimaryConfig::default() });
+        let port = free_port();
+        let (worker, _) = rig.serve(&Plan::new(&node, "hang.js").env("PORT", port).agent(agent)).await;
+        let hang = tokio::spawn(get(port, "/hang=1500"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let waiting = tokio::spawn(get(port, "/"));
+        rig.wait("the worker to be seen hanging", |event| match event {
+            NodeEvent::Hung { worker: w, .. } if *w == worker => Some(()),
+            _ => None,
+        })
+        .await;
+        rig.event(NodeEvent::Responsive { worker }).await;
+        hang.await.unwrap().unwrap();
+        waiting.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn connections_are_dealt_evenly() {
     let Some(node) = node(24) else { return };
     for balance in [Balance::Auto, Balance::RoundRobin] {
