@@ -42,7 +42,8 @@ impl Scopes {
     /// In words for the log: systemd cannot be reached or refuses.
     pub(super) async fn start(&self, order: &SpawnOrder, pid: u32) -> Result<Scope, String> {
         let connection = self.connection().await.map_err(|error| error.to_string())?;
-        let id = format!("{}-{}", order.process, order.worker);
+        // The pid, not our own number: that begins anew with each daemon, while systemd may still be closing the old scope.
+        let id = format!("{}-{pid}", order.process);
         let unit = scope::unit_name("pm2rs", &[&order.spec.name, &id]);
         let description = format!("pm2rs app {} (process {})", order.spec.name, order.process);
         let order = ScopeOrder {
