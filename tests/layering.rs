@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 /// itself. The command line may start a daemon, for which it must say which; it sees nothing else of it.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["api", "config", "core", "daemon::run", "daemon::DaemonOptions", "daemon::Mode"]),
+    (
+        "cli",
+        &["api", "config", "core", "daemon::run", "daemon::end_leftovers", "daemon::DaemonOptions", "daemon::Mode"],
+    ),
     ("daemon", &["core", "dbus", "config", "node", "logs", "sys", "api"]),
     (
         "dbus",

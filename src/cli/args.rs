@@ -407,6 +407,9 @@ pub struct DaemonArgs {
     /// Detached from the terminal, readiness told on standard output
     #[arg(long, hide = true)]
     pub detached: bool,
+    /// End what a dead daemon left behind, if its service is being stopped; the unit's ExecStopPost=
+    #[arg(long, hide = true, conflicts_with = "detached")]
+    pub stop_post: bool,
 }
 
 /// Arguments of `man`.

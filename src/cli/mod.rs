@@ -33,7 +33,7 @@ use line::Typed;
 use options::Options;
 use session::{Session, VERSION};
 
-use crate::daemon::{DaemonOptions, Mode, run as daemon_run};
+use crate::daemon::{DaemonOptions, Mode, end_leftovers, run as daemon_run};
 
 /// Entry point of the binary.
 #[must_use]
@@ -114,6 +114,12 @@ fn run_daemon(args: &DaemonArgs, choice: Choice, console: &Console) -> Exit {
         Place::User => Mode::User,
         Place::Private | Place::Any => Mode::Private { home: choice.home },
     };
+    if args.stop_post {
+        return match end_leftovers(&mode) {
+            Ok(()) => Exit::Success,
+            Err(error) => Failure::error(format!("{error:#}")).tell(console),
+        };
+    }
     let ready = args.detached.then(|| std::io::stdin().as_fd().try_clone_to_owned()).transpose();
     let ready = match ready {
         Ok(ready) => ready,

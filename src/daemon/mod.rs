@@ -11,6 +11,7 @@
 //! | `happenings.rs`, `facts.rs` | what workers, Node and tasks tell, as events for the core |
 //! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
 //! | `persist.rs`, `restore.rs` | what survives the daemon, and taking it up again |
+//! | `stop_post.rs` | a stopped service whose daemon was dead leaves nothing behind |
 //! | `triggers.rs` | cron, memory limits, watched files |
 //! | `saved_list.rs` | PM2's save and resurrect |
 //! | `views.rs`, `fleet_views.rs`, `sampling.rs` | the fleet as others see it |
@@ -35,6 +36,7 @@ mod saved_list;
 mod scopes;
 mod spawner;
 mod startup;
+mod stop_post;
 mod targets;
 mod timers;
 mod triggers;
@@ -51,6 +53,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use handle::{Caller, Change, Handle, LogRequest, Reply, Request, StartOptions, UpdateOptions, What};
 pub use paths::{Mode, Paths};
 pub use startup::run;
+pub use stop_post::end_leftovers;
 
 use crate::core::{Fleet, JobId, Now, ProcessId, Time, Uid};
 use crate::dbus;

@@ -11,7 +11,9 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::core::{Fleet, Time, WorkerId};
+use crate::sys::cgroup::Cgroup;
 use crate::sys::durable;
+use crate::sys::tree::Tree;
 
 /// Layout of the file. Raised when an older release could not read what is written.
 const FORMAT: u32 = 1;
@@ -167,6 +169,17 @@ fn set_aside(path: &std::path::Path, why: &str) {
     match std::fs::rename(path, &aside) {
         Ok(()) => warn!(path = %path.display(), aside = %aside.display(), why, "cannot read the state file; set aside"),
         Err(error) => warn!(path = %path.display(), why, %error, "cannot read the state file, nor set it aside"),
+    }
+}
+
+impl SavedWorker {
+    /// The worker with all that descends from it.
+    #[must_use]
+    pub fn tree(&self) -> Tree {
+        match &self.cgroup {
+            Some(cgroup) => Tree::Cgroup(Cgroup::at(cgroup)),
+            None => Tree::session(self.pid, self.start_time, Some(&self.mark)),
+        }
     }
 }
 

@@ -6,8 +6,6 @@ use super::Daemon;
 use super::persist::{self, SavedWorker};
 use super::saved_list::restores_at_boot;
 use crate::core::Event;
-use crate::sys::cgroup::Cgroup;
-use crate::sys::tree::Tree;
 
 impl Daemon {
     /// Reads the state file and goes on from there.
@@ -34,10 +32,7 @@ impl Daemon {
 /// A worker whose channel and pipes went with the daemon cannot be taken back: it is ended, so that nothing runs twice.
 fn end_survivors(workers: &[SavedWorker]) {
     for saved in workers {
-        let tree = match &saved.cgroup {
-            Some(cgroup) => Tree::Cgroup(Cgroup::at(cgroup)),
-            None => Tree::session(saved.pid, saved.start_time, Some(&saved.mark)),
-        };
+        let tree = saved.tree();
         // A group that is gone cannot be read, and has nobody in it.
         if tree.is_empty().unwrap_or(true) {
             continue;

@@ -30,7 +30,7 @@ test_the_port_stays_open_while_the_service_restarts() {
 }
 
 test_a_port_that_is_not_theirs_stays_closed_to_users() {
-    as alice pm2rs start /srv/apps/express.js --name forbidden --env PORT=81 || true
+    as alice env PORT=81 pm2rs start /srv/apps/express.js --name forbidden
     eventually 20 is_refused_the_port
     as alice pm2rs delete forbidden
 }

@@ -75,5 +75,5 @@ test_a_shutdown_is_quick_and_clean() {
     eventually 20 online web 2
     inside journalctl --boot=-1 --sync || true
     lacks "$(inside journalctl --boot=-1 -u pm2rs)" "State 'stop-sigterm' timed out"
-    lacks "$(inside journalctl --boot=-1 -u pm2rs)" "Failed with result"
+    contains "$(inside journalctl --boot=-1 -u pm2rs | tail -n 3)" "Deactivated successfully"
 }
