@@ -427,3 +427,71 @@ async fn the_journal_gets_each_line_once_and_sets_the_pace() {
     assert_eq!(last.len(), 2);
     assert_eq!(rig.logs.counters(ProcessId(0)).await.dropped, 0);
 }
+
+/// Not a test: what the next one runs with a disk of its own that is about to be full.
+#[tokio::test]
+#[ignore = "started by another test, in its own mount namespace"]
+async fn on_a_full_disk() {
+    let Some(disk) = std::env::var_os("PM2RS_TEST_DISK") else { return };
+    let mut rig = Rig::new();
+    let spec = |name: &str| rig.spec(|spec| spec.log.out_file = Some(Path::new(&disk).join(name)));
+    let specs = [spec("a.log"), spec("b.log")];
+    let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+    let count = 100_000u64;
+    let writers: Vec<_> = (0..2u32)
+        .map(|n| {
+            let mut pipes = rig.attach(n + 1, n, &specs[n as usize]);
+            let line = line.clone();
+            // Ends only when nobody lets it wait.
+            std::thread::spawn(move || {
+                (0..count).for_each(|_| pipes.out(&line));
+                pipes
+            })
+        })
+        .collect();
+    let mut pipes: Vec<Pipes> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+    assert!(matches!(rig.event().await, LogEvent::Dropped { reason, .. } if reason.contains("No space left")));
+    let last_error = rig.logs.counters(ProcessId(0)).await.last_error.unwrap();
+    assert!(last_error.starts_with("cannot write to `"), "{last_error}");
+
+    // Once there is room again, lines are kept again.
+    rig.logs.flush(vec![ProcessId(0), ProcessId(1)]).await;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let mut recovered = 0;
+    while recovered < 2 {
+        assert!(tokio::time::Instant::now() < deadline);
+        pipes.iter_mut().for_each(|pipes| pipes.out(b"after\n"));
+        while let Ok(event) = rig.events.try_recv() {
+            recovered += u64::from(matches!(event, LogEvent::Recovered { .. }));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for pipes in pipes {
+        rig.end(pipes).await;
+    }
+    for (n, name) in [(0, "a-0.log"), (1, "b-1.log")] {
+        let text = read(&Path::new(&disk).join(name));
+        assert!(text.ends_with("after\n"));
+        assert!(text.lines().all(|line| line.len() == 99 || line == "after"), "a torn line");
+        let dropped = rig.logs.counters(ProcessId(n)).await.dropped;
+        assert!(dropped > count / 2 && dropped < count, "{dropped} of {count}");
+    }
+}
+
+#[test]
+fn apps_go_on_while_the_disk_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=1m tmpfs \"$PM2RS_TEST_DISK\" || exit 42; exec \"$0\" \"$@\"";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "on_a_full_disk", "--ignored"])
+        .env("PM2RS_TEST_DISK", dir.path())
+        .output()
+        .unwrap();
+    if !output.status.success() && !String::from_utf8_lossy(&output.stdout).contains("running") {
+        println!("apps_go_on_while_the_disk_is_full: skipped, may not mount a disk");
+        return;
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}

@@ -1,12 +1,13 @@
 //! Which files a process's output goes to. Pure.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::core::{AppSpec, LogSpec, ProcessId};
 
-/// The file of a process's standard output or standard error, with the `-ID` part unless logs are merged; `None` where
-/// no file is wanted.
+/// The file of a process's standard output or standard error, with the `-ID` part unless logs are merged or the name
+/// does not end in `.log`; `None` where no file is wanted.
 #[must_use]
 pub fn out_path(spec: &AppSpec, process: ProcessId, err: bool) -> Option<PathBuf> {
     let path = if err { &spec.log.error_file } else { &spec.log.out_file };
@@ -24,22 +25,15 @@ fn resolve(log: &LogSpec, path: Option<&Path>, process: ProcessId) -> Option<Pat
         return None;
     }
     let path = path.filter(|path| *path != Path::new("/dev/null") && *path != Path::new("NULL"))?;
-    // A device or somebody else's pipe (`/dev/stdout`, `/proc/1/fd/1`) has no variant per process.
-    if log.merge_logs || path.starts_with("/dev") || path.starts_with("/proc") {
-        return Some(path.to_owned());
-    }
-    Some(numbered(path, process))
+    Some(if log.merge_logs { path.to_owned() } else { numbered(path, process) })
 }
 
-/// `api-out.log` becomes `api-out-3.log`, `api` becomes `api-3`.
+/// `api-out.log` becomes `api-out-3.log`; a name that ends otherwise stays as it is, as in PM2.
 fn numbered(path: &Path, process: ProcessId) -> PathBuf {
-    let mut name = OsString::from(path.file_stem().unwrap_or_default());
-    name.push(format!("-{process}"));
-    if let Some(extension) = path.extension() {
-        name.push(".");
-        name.push(extension);
-    }
-    path.with_file_name(name)
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let Some(stem) = name.strip_suffix(b".log") else { return path.to_owned() };
+    let numbered = [stem, format!("-{process}.log").as_bytes()].concat();
+    path.with_file_name(OsStr::from_bytes(&numbered))
 }
 
 #[cfg(test)]
@@ -63,8 +57,15 @@ mod tests {
         assert_eq!(out(&spec(|_| ())), Some("/l/api-out-3.log".into()));
         assert_eq!(out_path(&spec(|_| ()), ProcessId(3), true), Some("/l/api-error-3.log".into()));
         assert_eq!(out(&spec(|log| log.merge_logs = true)), Some("/l/api-out.log".into()));
-        assert_eq!(out(&spec(|log| log.out_file = Some("/l/my.app.txt".into()))), Some("/l/my.app-3.txt".into()));
-        assert_eq!(out(&spec(|log| log.out_file = Some("/l/plain".into()))), Some("/l/plain-3".into()));
+        for (given, made) in [
+            ("/l/my.app.log", "/l/my.app-3.log"),
+            ("/l/my.log.log", "/l/my.log-3.log"),
+            ("/l/my.log.old", "/l/my.log.old"),
+            ("/l/my.txt", "/l/my.txt"),
+            ("/l/plain", "/l/plain"),
+        ] {
+            assert_eq!(out(&spec(|log| log.out_file = Some(given.into()))), Some(made.into()));
+        }
         assert_eq!(combined_path(&spec(|log| log.log_file = Some("/l/a.log".into())), ProcessId(0)), {
             Some("/l/a-0.log".into())
         });
