@@ -101,9 +101,6 @@ pub enum Command {
     /// Write a sample ecosystem.config.js
     #[command(visible_alias = "init")]
     Ecosystem(EcosystemArgs),
-    /// Serve a folder over HTTP
-    #[command(visible_alias = "expose")]
-    Serve(ServeArgs),
 
     /// Set a value
     Set(SetArgs),
@@ -319,32 +316,6 @@ pub struct EcosystemArgs {
     /// `simple` for the shortest sample
     #[arg(value_name = "mode")]
     pub mode: Option<String>,
-}
-
-/// Arguments of `serve`.
-#[derive(Debug, Clone, Args)]
-pub struct ServeArgs {
-    /// Folder
-    #[arg(value_name = "path")]
-    pub path: Option<PathBuf>,
-    /// Port
-    #[arg(value_name = "port")]
-    pub port_argument: Option<String>,
-    /// Port
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<String>,
-    /// Answer what is missing with index.html
-    #[arg(long)]
-    pub spa: bool,
-    /// List folders
-    #[arg(long)]
-    pub ftp: bool,
-    /// Ask for this user
-    #[arg(long, value_name = "USER")]
-    pub basic_auth_username: Option<String>,
-    /// And this password
-    #[arg(long, value_name = "PASSWORD")]
-    pub basic_auth_password: Option<String>,
 }
 
 /// Arguments of `set`.

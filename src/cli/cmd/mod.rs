@@ -64,7 +64,6 @@ pub async fn run(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Startup(args) => boot::startup(session, args),
         Command::Unstartup(args) => boot::unstartup(session, args),
         Command::Ecosystem(args) => ecosystem::write_sample(session, args),
-        Command::Serve(args) => start::serve(session, args).await,
         Command::Set(args) => settings::set(session, args.key.as_deref(), args.value.as_deref()).await,
         Command::Multiset(args) => settings::multiset(session, &args.pairs).await,
         Command::Get(args) => settings::get(session, args.key.as_deref()),

@@ -1,4 +1,4 @@
-//! `start`: scripts, configuration files, what is stopped, and the static file server.
+//! `start`: scripts, configuration files, and what is stopped.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,6 @@ use super::control::{self, Verb};
 use super::targets::Selection;
 use super::{file, logs};
 use crate::api::{self, Client, StartDict};
-use crate::cli::args::ServeArgs;
 use crate::cli::exit::Failure;
 use crate::cli::render::row::Row;
 use crate::cli::session::Session;
@@ -157,13 +156,4 @@ fn write_resolved(session: &Session, spec: &AppSpec) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(&document).map_err(|error| cannot(&error))?;
     let mut file = std::fs::File::create(&path).map_err(|error| cannot(&error))?;
     file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(|error| cannot(&error))
-}
-
-/// `serve`: not there yet; says what to use.
-///
-/// # Errors
-/// Always.
-pub async fn serve(_session: &Session, args: &ServeArgs) -> Result<(), Failure> {
-    let path = args.path.as_deref().unwrap_or(Path::new("."));
-    Err(Failure::error(format!("use `pm2rs start serve -- {}`, with `serve` from npm", path.display())))
 }
