@@ -1,0 +1,95 @@
+//! A release that does not work replaces nothing: the reload says why, and the old one serves on.
+
+use std::time::{Duration, Instant};
+
+use crate::cli::Ended;
+use crate::load::{Load, Mode};
+use crate::place::Place;
+
+const GOOD: &str = "require('http').createServer((q, r) => r.end(JSON.stringify({ pid: process.pid }))).listen(process.env.PORT);\n";
+
+/// Reloads from a release that serves to this one; returns what was said.
+#[track_caller]
+fn fails(release: &str, extra: &str, within: Duration) -> Ended {
+    let place = Place::new();
+    let script = place.write("app.js", GOOD);
+    place.start(&script, 2, extra);
+    fails_at(&place, release, within)
+}
+
+#[track_caller]
+fn fails_at(place: &Place, release: &str, within: Duration) -> Ended {
+    let before = place.pids();
+    let load = Load::start(&place.http("/"), Mode::Keep, 8);
+    let others = Load::start(&place.http("/"), Mode::Once, 8);
+    place.write("app.js", release);
+    let from = Instant::now();
+    let ended = place.call("reload app").fails();
+    let took = from.elapsed();
+    assert!(took < within, "the reload took {took:?}: {ended}");
+    load.stop().lost_nothing("kept connections");
+    others.stop().lost_nothing("fresh connections");
+    place.until("as before", |list| {
+        let pids: Vec<u64> = list.iter().map(|row| row["pid"].as_u64().unwrap()).collect();
+        pids.iter().copied().eq(before.iter().map(|pid| u64::from(*pid)))
+            && list.iter().all(|row| row["pm2_env"]["status"] == "online")
+    });
+    // And the next release that works comes in.
+    place.write("app.js", GOOD);
+    place.reload();
+    ended
+}
+
+#[test]
+fn one_that_throws_at_start() {
+    fails("throw new Error('no such table: users');\n", "", Duration::from_secs(20))
+        .mentions("exited with code 1")
+        .mentions("no such table: users");
+}
+
+#[test]
+fn one_that_never_listens() {
+    fails("console.error('waiting for godot'); setInterval(() => {}, 1000);\n", "--listen-timeout 2000", Duration::from_secs(20))
+        .mentions("2000 ms")
+        .mentions("waiting for godot");
+}
+
+#[test]
+fn one_that_never_says_ready() {
+    let place = Place::new();
+    let script = place.write("app.js", &format!("{GOOD}setTimeout(() => process.send('ready'), 50);\n"));
+    place.start(&script, 2, "--wait-ready --listen-timeout 3000");
+    let before = place.pids();
+    let load = Load::start(&place.http("/"), Mode::Keep, 8);
+    place.write("app.js", GOOD);
+    place.call("reload app").fails().mentions("3000 ms");
+    load.stop().lost_nothing("kept connections");
+    assert_eq!(place.pids(), before);
+}
+
+#[test]
+fn one_that_crashes_after_a_second() {
+    fails(&format!("{GOOD}setTimeout(() => {{ throw new Error('too late') }}, 1000);\n"), "", Duration::from_secs(30))
+        .mentions("too late");
+}
+
+#[test]
+fn one_whose_probe_fails() {
+    let place = Place::new();
+    let app = |status: u32| {
+        format!(
+            "require('http').createServer((q, r) => {{ r.statusCode = q.url === '/health' ? {status} : 200; \
+             r.end(JSON.stringify({{ pid: process.pid }})) }}).listen(process.env.PORT);\n"
+        )
+    };
+    place.write("app.js", &app(200));
+    let probe = format!("http://127.0.0.1:{}/health", place.port);
+    let config = serde_json::json!({"apps": [{
+        "name": "app", "script": "app.js", "instances": 2, "exec_mode": "cluster", "listen_timeout": 3000,
+        "probe": {"http": probe, "interval": 100},
+    }]});
+    place.write("ecosystem.json", &config.to_string());
+    place.call("start ecosystem.json").ok();
+    place.until_online(2);
+    fails_at(&place, &app(500), Duration::from_secs(20)).mentions("3000 ms");
+}
