@@ -28,6 +28,12 @@ pub enum Action {
         /// After this many milliseconds the core goes on without an answer.
         timeout: u64,
     },
+    /// The newcomer has proved itself and serves its row from now on: connections may come to it. Workers that were
+    /// their row's from the start have them without a word.
+    AdmitWorker {
+        /// Which.
+        worker: WorkerId,
+    },
     /// Begin probing the worker for readiness as its spec's `probe` says; `ProbeSucceeded` when it succeeded.
     StartProbe {
         /// Which.

@@ -5,7 +5,7 @@
 use super::process::{Desired, State};
 use super::restart::Record;
 use super::worker::{Readiness, WorkerState};
-use super::{AppSpec, ExecMode, Fleet, LogLevel, ProcessId, Timer, WorkerId};
+use super::{Action, AppSpec, ExecMode, Fleet, LogLevel, ProcessId, Timer, WorkerId};
 
 /// What a newcomer has to stay up beyond `min_uptime` (ms), so that a release which crashes after exactly that time
 /// does not slip through.
@@ -112,6 +112,7 @@ impl Fleet {
 
     /// The row shows this worker from now on.
     fn serve(&mut self, process: ProcessId, worker: WorkerId) {
+        self.push(Action::AdmitWorker { worker });
         let Some(worker) = self.workers.get(&worker) else { return };
         let Some(row) = self.processes.get_mut(&process) else { return };
         row.release = worker.release;

@@ -32,6 +32,7 @@ impl Daemon {
                     events.push_back(Event::WorkerDrained { worker });
                 }
             }
+            Action::AdmitWorker { worker } => self.primary.admit(worker),
             Action::StartProbe { worker } => self.start_probe(worker),
             Action::ArmTimer { timer, at } => self.timers.arm(timer, at),
             Action::DisarmTimer { timer } => self.timers.disarm(timer),
@@ -106,7 +107,7 @@ impl Daemon {
         }
     }
 
-    fn publish_process(&self, process: ProcessId) {
+    pub(super) fn publish_process(&self, process: ProcessId) {
         if let Some(view) = self.process_view(process) {
             let app = self.fleet.process(process).map(|process| process.app);
             self.publish(Change::Process(view));

@@ -23,6 +23,7 @@ impl Daemon {
                 Err(failure) => self.on_spawn_failure(worker, failure),
             },
             Fact::Exited(worker, exit) => {
+                self.note_hung(worker, false);
                 let leftovers = self.workers.get(worker).is_some_and(|live| !live.tree.is_empty().unwrap_or(true));
                 if leftovers {
                     self.watch_leftovers(worker);
@@ -83,6 +84,7 @@ impl Daemon {
                 cluster: spec.exec_mode == crate::core::ExecMode::Cluster,
                 balance: spec.balance,
                 agent: started.agent,
+                admitted: self.fleet.process(process).is_some_and(|row| row.current == Some(worker)),
                 channel,
             });
         }
@@ -169,7 +171,11 @@ impl Daemon {
 
     fn note_hung(&mut self, worker: WorkerId, hung: bool) {
         let Some(process) = self.fleet.worker(worker).map(|worker| worker.process) else { return };
+        if !hung && self.reported.get(&process).is_none_or(|reported| !reported.contains_key("hung")) {
+            return;
+        }
         self.report_value(process, "hung", serde_json::Value::Bool(hung));
+        self.publish_process(process);
     }
 
     /// Takes what the log path has to say.
@@ -201,12 +207,13 @@ impl Daemon {
         let Some(live) = self.workers.get(worker) else { return };
         let Some(probe) = live.spec.probe.clone() else { return };
         let (facts, spec, identity) = (self.facts.clone(), live.spec.clone(), live.identity.clone());
+        let reach = super::probe::Reach { worker, primary: live.channel.then(|| self.primary.clone()) };
         let task = tokio::spawn(async move {
             let command = |argv: Vec<String>| {
                 let (spec, identity) = (spec.clone(), identity.clone());
                 async move { super::spawner::run_to_end(&argv, &spec, &identity).await }
             };
-            super::probe::succeed(&probe, command).await;
+            super::probe::succeed(&probe, &reach, command).await;
             drop(facts.send(Fact::Probed(worker)));
         });
         self.workers.attach_task(worker, &task);

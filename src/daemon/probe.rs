@@ -2,20 +2,23 @@
 //!
 //! Must never decide what readiness means; it says "succeeded" once, or goes on asking until it is aborted.
 
+use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
-use crate::core::{Probe, ProbeKind};
+use crate::core::{Probe, ProbeKind, WorkerId};
+use crate::node::{HandedOver, Primary};
 
 /// Of an answer's head, so much is read at most; the status line is within.
 const HEAD: usize = 1024;
 
 /// Returns when the probe has succeeded `count` times in a row. `exec` runs a command as the app's user and says whether
 /// it exited with 0.
-pub async fn succeed<F, Fut>(probe: &Probe, exec: F)
+pub(super) async fn succeed<F, Fut>(probe: &Probe, reach: &Reach, exec: F)
 where
     F: Fn(Vec<String>) -> Fut,
     Fut: Future<Output = bool>,
@@ -24,8 +27,8 @@ where
     let mut in_a_row = 0;
     loop {
         let ok = match &probe.kind {
-            ProbeKind::Http(url) => timeout(limit, http(url)).await.unwrap_or(false),
-            ProbeKind::Tcp(address) => timeout(limit, tcp(address)).await.unwrap_or(false),
+            ProbeKind::Http(url) => timeout(limit, http(reach, url)).await.unwrap_or(false),
+            ProbeKind::Tcp(address) => timeout(limit, tcp(reach, address)).await.unwrap_or(false),
             ProbeKind::Exec(argv) => timeout(limit, exec(argv.clone())).await.unwrap_or(false),
         };
         in_a_row = if ok { in_a_row + 1 } else { 0 };
@@ -36,11 +39,48 @@ where
     }
 }
 
-async fn tcp(address: &str) -> bool {
+/// The way to the worker that is meant. Its app's other workers share its port, and one of an older release must not
+/// answer for it.
+#[derive(Debug)]
+pub(super) struct Reach {
+    /// Which.
+    pub(super) worker: WorkerId,
+    /// Who can give it a connection; none for a worker without a channel, which has its address to itself.
+    pub(super) primary: Option<Primary>,
+}
+
+impl Reach {
+    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        if let (Some(primary), Some(port)) = (&self.primary, port) {
+            let (ours, its) = pair().await?;
+            match primary.hand_over(self.worker, port, its.into()).await {
+                HandedOver::Given => return Ok(ours),
+                HandedOver::NotListening => return Err(io::ErrorKind::ConnectionRefused.into()),
+                HandedOver::Unknown => {}
+            }
+        }
+        TcpStream::connect(address).await
+    }
+}
+
+/// Both ends of a connection, the second one in the form in which workers take it: not blocking.
+async fn pair() -> io::Result<(TcpStream, std::net::TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let (ours, accepted) = tokio::try_join!(TcpStream::connect(listener.local_addr()?), listener.accept())?;
+    let (its, peer) = accepted;
+    // Anybody on this machine may have been faster.
+    if peer != ours.local_addr()? {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    Ok((ours, its.into_std()?))
+}
+
+async fn tcp(reach: &Reach, address: &str) -> bool {
     if address.starts_with('/') {
         UnixStream::connect(address).await.is_ok()
     } else {
-        TcpStream::connect(address).await.is_ok()
+        reach.connect(address).await.is_ok()
     }
 }
 
@@ -53,9 +93,9 @@ fn split_url(url: &str) -> Option<(&str, String, &str)> {
     (!authority.is_empty()).then_some((authority, address, path))
 }
 
-async fn http(url: &str) -> bool {
+async fn http(reach: &Reach, url: &str) -> bool {
     let Some((host, address, path)) = split_url(url) else { return false };
-    let Ok(mut stream) = TcpStream::connect(address).await else { return false };
+    let Ok(mut stream) = reach.connect(&address).await else { return false };
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: pm2rs\r\nAccept: */*\r\nConnection: close\r\n\r\n");
     if stream.write_all(request.as_bytes()).await.is_err() {
@@ -117,7 +157,8 @@ mod tests {
             asked
         });
         let probe = Probe { kind: ProbeKind::Http(url), interval: 1, timeout: 2000, count: 2 };
-        timeout(Duration::from_secs(10), succeed(&probe, |_| async { false })).await.unwrap();
+        let reach = Reach { worker: WorkerId(1), primary: None };
+        timeout(Duration::from_secs(10), succeed(&probe, &reach, |_| async { false })).await.unwrap();
         assert_eq!(server.await.unwrap(), 4);
     }
 }

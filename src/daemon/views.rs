@@ -169,7 +169,11 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
         }
         Some(Exit::Unknown) | None => {}
     }
-    if !process.reason.is_empty() {
+    let hung = extras.reported.and_then(|map| map.get("hung")) == Some(&json!(true));
+    if hung {
+        put("hung", json!(true));
+        put("reason", json!("does not answer: its event loop does not turn, new connections go to the others"));
+    } else if !process.reason.is_empty() {
         put("reason", json!(process.reason));
     }
     put("pm_id", json!(process.id.0));

@@ -20,11 +20,14 @@ function start() {
   const sessions = new Set();
   let draining = false;
   let held = null;
+  let waiting = null;
 
   process.on('internalMessage', (message) => {
     if (message?.cmd !== 'NODE_PM2RS') return;
     if (message.act === 'ping') report({ act: 'pong', seq: message.seq });
     if (message.act === 'drain') drain(Number(message.timeout) || 0);
+    if (message.act === 'wait') waiting = [];
+    if (message.act === 'admit') admit(message.backlog);
     if (message.act === 'held') for (const port of message.ports) held?.add(port);
   });
 
@@ -42,7 +45,10 @@ function start() {
         sockets.add(server);
         server.once('close', () => sockets.delete(server));
       }
-      return getServer.call(this, server, options, callback);
+      return getServer.call(this, server, options, (error, handle) => {
+        if (handle) listenWhenAdmitted(handle);
+        callback(error, handle);
+      });
     };
     surviveTheSupervisor(cluster.worker);
     held = hideHeldPorts(net);
@@ -78,6 +84,26 @@ function start() {
     const address = this.address();
     if (typeof address === 'string') report({ act: 'listening', address, port: -1 });
     else if (address) report({ act: 'listening', address: address.address, port: address.port });
+  }
+
+  // A newcomer that still has to prove itself leaves the socket that it shares with its predecessor alone. It listens as
+  // far as its app can see; connections come to it once the supervisor says so.
+  function listenWhenAdmitted(handle) {
+    const { listen } = handle;
+    if (!waiting || typeof listen !== 'function') return;
+    handle.listen = (backlog) => {
+      delete handle.listen;
+      if (!waiting) return listen.call(handle, backlog);
+      waiting.push((ours) => listen.call(handle, ours));
+      return 0;
+    };
+  }
+
+  function admit(backlog) {
+    const handles = waiting ?? [];
+    waiting = null;
+    // A handle that its app has closed meanwhile says EBADF.
+    for (const listen of handles) listen(backlog);
   }
 
   function drain(timeout) {

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::listener::{Dealt, ListenerId, Sockets};
+use super::listener::{Dealt, Listener, ListenerId, Sockets};
 use super::message;
+use super::primary::HandedOver;
 use super::task::{Due, Task, Token};
 use super::worker::Connection;
 use crate::core::{ProcessId, WorkerId};
@@ -158,6 +159,32 @@ impl Task {
             self.arm(Due::Overdue(id), Duration::from_millis(self.config.hang_ms));
         }
         self.write_handle(id, message::connection(seq, &key), fd);
+    }
+
+    /// The worker may accept connections.
+    pub(super) fn admit(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if !std::mem::replace(&mut worker.admitted, true) {
+            self.write(id, message::admit(), None);
+            self.refresh_all_of(id);
+        }
+    }
+
+    /// Gives a connection to this worker alone; if it does not want it, it closes it.
+    pub(super) fn hand_over(&mut self, id: WorkerId, port: u16, connection: OwnedFd) -> HandedOver {
+        let Some(worker) = self.workers.get(&id) else { return HandedOver::NotListening };
+        let is_there = |listener: &Listener| {
+            listener.kind == socket::Kind::Stream && listener.inet().is_some_and(|address| address.port() == port)
+        };
+        let mut there = self.listeners.of_app(worker.app).filter(|(_, listener)| is_there(listener)).peekable();
+        if there.peek().is_none() {
+            return HandedOver::Unknown;
+        }
+        let listens = |listener: &ListenerId| worker.holds.get(listener).is_some_and(|hold| hold.listening);
+        let Some(listener) = there.map(|(listener, _)| listener).find(listens) else { return HandedOver::NotListening };
+        let seq = self.next_seq();
+        self.write_handle(id, message::connection(seq, &listener.0.to_string()), Arc::new(connection));
+        HandedOver::Given
     }
 
     /// A worker's word on a connection that we sent.

@@ -225,6 +225,16 @@ pub(super) fn ping() -> Vec<u8> {
     line(&json!({ "cmd": PRIVATE, "act": "ping" }))
 }
 
+/// Has the agent keep its worker from accepting, until [`admit`].
+pub(super) fn wait() -> Vec<u8> {
+    line(&json!({ "cmd": PRIVATE, "act": "wait" }))
+}
+
+/// Has the agent let its worker accept. It listens with the backlog that the supervisor's sockets have.
+pub(super) fn admit() -> Vec<u8> {
+    line(&json!({ "cmd": PRIVATE, "act": "admit", "backlog": super::bind::BACKLOG }))
+}
+
 /// Tells the agent on which ports the supervisor holds sockets of its app.
 pub(super) fn held(ports: &[u16]) -> Vec<u8> {
     line(&json!({ "cmd": PRIVATE, "act": "held", "ports": ports }))

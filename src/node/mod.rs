@@ -31,7 +31,7 @@ mod task;
 mod worker;
 
 pub use launch::{Account, Launch, LaunchContext, LaunchError, launch};
-pub use primary::{Attachment, ListenerInfo, NodeEvent, OpenError, Primary, PrimaryConfig};
+pub use primary::{Attachment, HandedOver, ListenerInfo, NodeEvent, OpenError, Primary, PrimaryConfig};
 
 /// The agent's source. It is to be written into a folder that every worker's user can read.
 pub const AGENT: &str = include_str!("agent.cjs");

@@ -62,6 +62,9 @@ pub struct Attachment {
     pub balance: Balance,
     /// Whether the agent is loaded into it.
     pub agent: bool,
+    /// Whether connections may come to it as soon as it listens. A newcomer on trial listens without accepting until
+    /// [`Primary::admit`], so that a release that does not work answers nobody; that takes the agent.
+    pub admitted: bool,
     /// The supervisor's end of an `AF_UNIX` stream socket pair.
     pub channel: OwnedFd,
 }
@@ -146,6 +149,17 @@ pub struct OpenError {
     pub reason: String,
 }
 
+/// What became of a connection that was meant for one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedOver {
+    /// The worker has it.
+    Given,
+    /// The worker does not listen there, though its app does.
+    NotListening,
+    /// The app has no such address from us.
+    Unknown,
+}
+
 /// What the task is told.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -161,6 +175,15 @@ pub(super) enum Command {
     Drain {
         worker: WorkerId,
         timeout_ms: u64,
+    },
+    Admit {
+        worker: WorkerId,
+    },
+    HandOver {
+        worker: WorkerId,
+        port: u16,
+        connection: OwnedFd,
+        reply: oneshot::Sender<HandedOver>,
     },
     Terminating {
         worker: WorkerId,
@@ -227,6 +250,18 @@ impl Primary {
     /// latest after `timeout_ms`, at once when the worker cannot drain.
     pub fn drain(&self, worker: WorkerId, timeout_ms: u64) {
         self.tell(Command::Drain { worker, timeout_ms });
+    }
+
+    /// The worker has proved itself: it begins to accept connections.
+    pub fn admit(&self, worker: WorkerId) {
+        self.tell(Command::Admit { worker });
+    }
+
+    /// Gives an accepted TCP connection to this worker and no other, as if it had come to the app's `port`.
+    pub async fn hand_over(&self, worker: WorkerId, port: u16, connection: OwnedFd) -> HandedOver {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::HandOver { worker, port, connection, reply });
+        answer.await.unwrap_or(HandedOver::Unknown)
     }
 
     /// The worker is about to be told to end, so sockets that it closes from now on are kept for its successor.

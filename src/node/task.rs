@@ -212,6 +212,11 @@ impl Task {
             Command::Attach(attachment) => self.attach(*attachment),
             Command::Send { worker, message } => self.send_message(worker, &message),
             Command::Drain { worker, timeout_ms } => self.drain(worker, timeout_ms),
+            Command::Admit { worker } => self.admit(worker),
+            Command::HandOver { worker, port, connection, reply } => {
+                // Nobody waits any more: nothing to do.
+                let _ = reply.send(self.hand_over(worker, port, connection));
+            }
             Command::Terminating { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.terminating = true;
@@ -252,7 +257,7 @@ impl Task {
     }
 
     fn attach(&mut self, attachment: Attachment) {
-        let Attachment { worker: id, process, app, instance: _, identity, cluster, balance, agent, channel } =
+        let Attachment { worker: id, process, app, instance: _, identity, cluster, balance, agent, admitted, channel } =
             attachment;
         let channel = match Channel::new(channel) {
             Ok(channel) => channel,
@@ -281,10 +286,16 @@ impl Task {
             ping: None,
             deferred: VecDeque::new(),
             hung: false,
+            // Without the agent it accepts as soon as it listens, and is to be looked after then.
+            admitted: admitted || !agent || !cluster,
             draining: None,
             terminating: false,
         };
+        let waits = !worker.admitted;
         self.workers.insert(id, worker);
+        if waits {
+            self.write(id, message::wait(), None);
+        }
         self.tell_held(app);
     }
 

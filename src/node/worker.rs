@@ -43,6 +43,8 @@ pub(super) struct Worker {
     /// Handles that must wait until the ping is answered (see [`super::message::missing_handle`]).
     pub deferred: VecDeque<(Vec<u8>, Arc<OwnedFd>)>,
     pub hung: bool,
+    /// Connections may come to it.
+    pub admitted: bool,
     pub draining: Option<Drain>,
     /// It has been told to end.
     pub terminating: bool,
@@ -80,7 +82,7 @@ pub(super) struct Connection {
 impl Worker {
     /// Whether it accepts there and shall go on doing so.
     pub fn serves(&self, listener: ListenerId) -> bool {
-        self.draining.is_none() && !self.hung && self.holds.get(&listener).is_some_and(|hold| hold.listening)
+        self.admitted && self.draining.is_none() && !self.hung && self.holds.get(&listener).is_some_and(|hold| hold.listening)
     }
 
     /// Whether a connection can be sent to it now, with so many unanswered at most.

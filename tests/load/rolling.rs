@@ -9,7 +9,8 @@ use crate::place::{Place, has_package, node, reloads, tests};
 #[track_caller]
 fn rolls(script: &Path, scheme: &str, path: &str, extra: &str) {
     let place = Place::new();
-    place.start(script, 2, extra);
+    // A machine that builds at the same time is slow.
+    place.start(script, 2, &format!("--listen-timeout 60000 {extra}"));
     let url = format!("{scheme}://127.0.0.1:{}{path}", place.port);
     for mode in [Mode::Keep, Mode::Once] {
         let load = Load::start(&url, mode, 16);

@@ -211,6 +211,7 @@ fn pretend(rig: &Rig, worker: u32) -> UnixStream {
         identity: Identity::own().unwrap(),
         cluster: true,
         balance: Balance::Auto,
+        admitted: true,
         agent: false,
         channel: ours.into(),
     });

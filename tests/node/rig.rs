@@ -190,6 +190,7 @@ impl Rig {
             identity,
             cluster: plan.spec.exec_mode == ExecMode::Cluster,
             balance: plan.spec.balance,
+            admitted: true,
             agent: launch.agent,
             channel: ours,
         });

@@ -1,0 +1,201 @@
+// What is measured. Each measure returns numbers by name for one contender in one repetition.
+'use strict';
+const { execFile, spawn } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
+const { apps, ask, until } = require('./contenders');
+
+const CLIENT = path.join(__dirname, '..', 'load', 'client.js');
+const TICKS = 100; // sysconf(_SC_CLK_TCK) on Linux
+
+// CPU time that a process has used, in seconds (proc_pid_stat(5)).
+function cpu(pid) {
+  const fields = fs.readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').pop().split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / TICKS;
+}
+
+// What a process holds for itself and its share of what it shares, in MiB.
+function memory(pid) {
+  return Number(/^Pss:\s+(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))[1]) / 1024;
+}
+
+function output(program, args) {
+  return new Promise((resolve, reject) => {
+    execFile(program, args, { maxBuffer: 1 << 26 }, (error, stdout) => (error ? reject(error) : resolve(stdout)));
+  });
+}
+
+async function wrk(port, keep, { seconds, clients }) {
+  const headers = keep ? [] : ['-H', 'Connection: close'];
+  const text = await output('wrk', ['-t1', `-c${clients}`, `-d${seconds}`, '--latency', ...headers, `http://127.0.0.1:${port}/`]);
+  const [, number, unit] = /99%\s+([\d.]+)(us|ms|s|m)\b/.exec(text);
+  const requests = Number(/(\d+) requests in/.exec(text)[1]);
+  const p99 = Number(number) * { us: 0.001, ms: 1, s: 1000, m: 60000 }[unit];
+  return { rate: Number(/Requests\/sec:\s+([\d.]+)/.exec(text)[1]), p99, requests };
+}
+
+async function ownClient(port, keep, { seconds, clients }) {
+  const args = [CLIENT, `http://127.0.0.1:${port}/`, '--mode', keep ? 'keep' : 'once', '--seconds', seconds, '--clients', clients];
+  const report = JSON.parse((await output(process.execPath, args.map(String))).trim().split('\n').pop());
+  return { rate: report.ok / report.seconds, p99: report.latency.p99, requests: report.ok };
+}
+
+// Clients at work until `stop`.
+function load(port, mode, clients) {
+  const child = spawn(process.execPath, [CLIENT, `http://127.0.0.1:${port}/`, '--mode', mode, '--clients', String(clients)]);
+  let text = '';
+  child.stdout.on('data', (chunk) => (text += chunk));
+  const over = new Promise((resolve) => child.on('exit', resolve));
+  return {
+    running: () => until('the load', () => text.includes('running')),
+    async stop() {
+      child.stdin.end();
+      await over;
+      return JSON.parse(text.trim().split('\n').pop());
+    },
+  };
+}
+
+const lost = (report) => Object.values(report.failed).reduce((a, b) => a + b, 0);
+const since = (from) => (Number(process.hrtime.bigint() - from) / 1e6);
+const now = () => process.hrtime.bigint();
+
+module.exports = {
+  throughput: {
+    of: () => true,
+    async measure(contender, options) {
+      const result = {};
+      for (const workers of options.workers) {
+        if (contender.script === 'http.js' && workers !== 1) continue;
+        const port = await contender.serve(workers);
+        try {
+          for (const keep of [true, false]) {
+            const before = contender.manager ? cpu(contender.manager) : 0;
+            const { rate, p99, requests } = await (options.wrk ? wrk : ownClient)(port, keep, options);
+            const name = `${keep ? 'kept-alive' : 'one-shot'}, ${workers} worker${workers === 1 ? '' : 's'}`;
+            result[`requests/s ${name}`] = rate;
+            result[`p99 ms ${name}`] = p99;
+            if (contender.manager) {
+              result[`manager CPU us/request ${name}`] = ((cpu(contender.manager) - before) * 1e6) / requests;
+            }
+          }
+        } finally {
+          await contender.end();
+        }
+      }
+      return result;
+    },
+  },
+
+  balance: {
+    of: (contender) => contender.script !== 'http.js',
+    async measure(contender) {
+      const port = await contender.serve(4);
+      try {
+        const clients = load(port, 'keep', 64);
+        await clients.running();
+        const counts = Object.values((await clients.stop()).connections);
+        while (counts.length < 4) counts.push(0);
+        return { 'fewest of 64 connections on one of 4 workers': Math.min(...counts), 'most of them': Math.max(...counts) };
+      } finally {
+        await contender.end();
+      }
+    },
+  },
+
+  reload: {
+    of: (contender) => contender.manages,
+    async measure(contender, { reloads }) {
+      const port = await contender.serve(2);
+      const result = {};
+      try {
+        for (const [mode, name] of [['keep', 'kept-alive'], ['once', 'one-shot']]) {
+          const clients = load(port, mode, 32);
+          await clients.running();
+          const from = now();
+          for (let i = 0; i < reloads; i++) contender.reload();
+          result[`ms per reload of 2 workers, ${name}`] = since(from) / reloads;
+          const report = await clients.stop();
+          result[`requests lost over ${reloads} reloads, ${name}`] = lost(report);
+        }
+      } finally {
+        await contender.end();
+      }
+      return result;
+    },
+  },
+
+  crash: {
+    of: (contender) => contender.script !== 'http.js',
+    async measure(contender) {
+      const port = await contender.serve(1);
+      try {
+        const pid = await ask(port);
+        const from = now();
+        process.kill(pid, 'SIGKILL');
+        await until('the next worker', async () => ![0, pid].includes(await ask(port)), 1);
+        return { 'ms from a crash to the next answer, 1 worker': since(from) };
+      } finally {
+        await contender.end();
+      }
+    },
+  },
+
+  many: {
+    of: (contender) => contender.manages,
+    async measure(contender, { processes }) {
+      const result = { 'manager MiB with 0 processes': memory(contender.manager) };
+      const idle = path.join(apps, 'idle.js');
+      // Fork mode: an app a process, as PM2's users have them.
+      const start = (count) => {
+        const file = path.join(contender.home, `many-${count}.json`);
+        const list = Array.from({ length: count }, (_, i) => ({ name: `idle-${i}`, script: idle }));
+        fs.writeFileSync(file, JSON.stringify({ apps: list }));
+        contender.run('start', file);
+        return until('all processes', () => contender.online(count), 50);
+      };
+      for (const count of [10, processes]) {
+        const from = now();
+        await start(count);
+        const took = since(from);
+        result[`manager MiB with ${count} processes`] = memory(contender.manager);
+        if (count === processes) {
+          result[`s to start ${count} processes`] = took / 1000;
+          let at = now();
+          for (let i = 0; i < 5; i++) contender.run('jlist');
+          result[`ms of jlist with ${count} processes`] = since(at) / 5;
+          at = now();
+          contender.run('restart', 'all');
+          await until('all processes', () => contender.online(count), 50);
+          result[`s to restart ${count} processes`] = since(at) / 1000;
+        }
+        const at = now();
+        contender.run('delete', 'all');
+        if (count === processes) result[`s to delete ${count} processes`] = since(at) / 1000;
+      }
+      return result;
+    },
+  },
+
+  logs: {
+    of: (contender) => contender.manages,
+    async measure(contender, { lines }) {
+      const file = path.join(contender.home, 'lines.log');
+      const size = () => (fs.existsSync(file) ? fs.statSync(file).size : 0);
+      const before = cpu(contender.manager);
+      const from = now();
+      contender.with({ LINES: String(lines) }, 'start', path.join(apps, 'log.js'), '--name', 'log', '-o', file);
+      try {
+        await until('all lines', () => size() >= lines * 100, 5);
+        const seconds = since(from) / 1000;
+        return {
+          'log lines/s from start to file': lines / seconds,
+          'manager CPU us/log line': ((cpu(contender.manager) - before) * 1e6) / lines,
+        };
+      } finally {
+        await contender.end();
+        fs.rmSync(file, { force: true });
+      }
+    },
+  },
+};
