@@ -26,7 +26,7 @@ function start() {
     if (message?.cmd !== 'NODE_PM2RS') return;
     if (message.act === 'ping') report({ act: 'pong', seq: message.seq });
     if (message.act === 'drain') drain(Number(message.timeout) || 0);
-    if (message.act === 'wait') waiting = [];
+    if (message.act === 'wait') waiting ??= [];
     if (message.act === 'admit') admit(message.backlog);
     if (message.act === 'held') for (const port of message.ports) held?.add(port);
   });

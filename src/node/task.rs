@@ -291,10 +291,11 @@ impl Task {
             draining: None,
             terminating: false,
         };
-        let waits = !worker.admitted;
+        let (agent, admitted) = (worker.agent_loaded, worker.admitted);
         self.workers.insert(id, worker);
-        if waits {
-            self.write(id, message::wait(), None);
+        if agent {
+            // Said to admitted ones as well: the supervisor before may have died between its decision and its word.
+            self.write(id, if admitted { message::admit() } else { message::wait() }, None);
         }
         self.tell_held(app);
     }

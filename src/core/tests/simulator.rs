@@ -104,6 +104,9 @@ impl Simulator {
             }
             Action::KillWorker { worker } => self.alive(worker).killed = true,
             Action::DrainWorker { worker, .. } => self.alive(worker).draining = true,
+            Action::AdmitWorker { worker } => {
+                assert!(self.workers.get(&worker).is_some_and(|paper| !paper.terminated), "{worker} cannot serve");
+            }
             Action::StartProbe { worker } => {
                 let paper = self.alive(worker);
                 assert!(!paper.probing && paper.spec.probe.is_some(), "{worker} is probed for no reason");
