@@ -15,3 +15,5 @@ mod failures;
 mod listening;
 #[path = "node/rig.rs"]
 mod rig;
+#[path = "node/successors.rs"]
+mod successors;

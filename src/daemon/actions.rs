@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use tracing::{error, info, warn};
 
 use super::handle::Change;
+use super::keeping;
 use super::{Daemon, now, present};
 use crate::core::{Action, Event, Exit, JobId, JobOutcome, LogLevel, ProcessId, State};
 
@@ -20,7 +21,7 @@ impl Daemon {
         }
     }
 
-    fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
+    pub(super) fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::SpawnWorker(order) => self.spawn_worker(*order),
             Action::TerminateWorker { worker } => self.terminate_worker(worker),
@@ -40,6 +41,7 @@ impl Daemon {
                 self.sampler.forget(worker);
                 self.primary.detach(worker);
                 self.workers.release(worker);
+                keeping::release(&self.store, worker);
             }
             Action::AppAdded { app } | Action::AppChanged { app } => self.publish_app(app),
             Action::AppRemoved { app, name: _ } => {

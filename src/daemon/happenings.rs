@@ -4,6 +4,7 @@ use tracing::{debug, info, warn};
 
 use super::Daemon;
 use super::facts::Fact;
+use super::keeping;
 use super::workers::{Started, Wish};
 use crate::core::{AppSpec, Event, Exit, SpawnFailure, WorkerId};
 use crate::logs::{LogEvent, Source};
@@ -42,19 +43,31 @@ impl Daemon {
 
     fn on_spawn_failure(&mut self, worker: WorkerId, failure: SpawnFailure) {
         self.workers.failed(worker);
+        keeping::release(&self.store, worker);
         self.feed(Event::SpawnFailed { worker, failure });
     }
 
-    fn on_started(&mut self, worker: WorkerId, mut started: Started) {
-        let Some((process, app)) = self
+    fn on_started(&mut self, worker: WorkerId, started: Started) {
+        let pid = started.pid;
+        // The core orders no worker that it does not know.
+        let Some(wish) = self.serve_worker(worker, started) else { return };
+        self.watch_exit(worker);
+        self.feed(Event::WorkerSpawned { worker, pid });
+        match wish {
+            Wish::Run => {}
+            Wish::Terminate => self.terminate_worker(worker),
+            Wish::Kill => self.workers.kill(worker),
+        }
+    }
+
+    /// Everything that a running worker is given, but that its end is waited for. `None` for one that the core does not
+    /// know.
+    pub(super) fn serve_worker(&mut self, worker: WorkerId, mut started: Started) -> Option<Wish> {
+        let (process, app) = self
             .fleet
             .worker(worker)
             .map(|w| w.process)
-            .and_then(|process| self.fleet.process(process).map(|row| (row.id, row.app)))
-        else {
-            // The core orders no worker that it does not know.
-            return;
-        };
+            .and_then(|process| self.fleet.process(process).map(|row| (row.id, row.app)))?;
         let instance = self.fleet.process(process).map_or(0, |row| row.instance);
         let wish = self.workers.started(worker, &mut started);
         let spec = started.spec.clone();
@@ -88,7 +101,6 @@ impl Daemon {
                 channel,
             });
         }
-        self.watch_exit(worker);
         if let Some(notify) = started.notify.take() {
             let facts = self.facts.clone();
             let task = tokio::spawn(async move {
@@ -100,15 +112,10 @@ impl Daemon {
             });
             self.workers.attach_task(worker, &task);
         }
-        self.feed(Event::WorkerSpawned { worker, pid: started.pid });
-        match wish {
-            Wish::Run => {}
-            Wish::Terminate => self.terminate_worker(worker),
-            Wish::Kill => self.workers.kill(worker),
-        }
+        Some(wish)
     }
 
-    fn watch_exit(&mut self, worker: WorkerId) {
+    pub(super) fn watch_exit(&mut self, worker: WorkerId) {
         let Some(live) = self.workers.get(worker) else { return };
         let (pidfd, facts, logs) = (live.pidfd.clone(), self.facts.clone(), self.logs.clone());
         let task = tokio::spawn(async move {
@@ -129,7 +136,7 @@ impl Daemon {
         self.workers.attach_task(worker, &task);
     }
 
-    fn watch_leftovers(&mut self, worker: WorkerId) {
+    pub(super) fn watch_leftovers(&mut self, worker: WorkerId) {
         let Some(live) = self.workers.get(worker) else { return };
         let (tree, facts) = (live.tree.clone(), self.facts.clone());
         let task = tokio::spawn(async move {

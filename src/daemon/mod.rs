@@ -10,7 +10,8 @@
 //! | `actions.rs` | performs what the core decided |
 //! | `happenings.rs`, `facts.rs` | what workers, Node and tasks tell, as events for the core |
 //! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
-//! | `persist.rs`, `restore.rs` | what survives the daemon, and taking it up again |
+//! | `persist.rs`, `keeping.rs` | what survives the daemon: state; descriptors |
+//! | `restore.rs` | taking up what ran before |
 //! | `stop_post.rs` | a stopped service whose daemon was dead leaves nothing behind |
 //! | `triggers.rs` | cron, memory limits, watched files |
 //! | `saved_list.rs` | PM2's save and resurrect |
@@ -22,6 +23,7 @@ mod fleet_views;
 mod handle;
 mod happenings;
 mod jobs;
+mod keeping;
 mod notify_socket;
 mod output;
 mod paths;
@@ -61,6 +63,7 @@ use crate::logs::Logs;
 use crate::node::Primary;
 use crate::sys::clock;
 use crate::sys::notify::{Notice, Notifier};
+use crate::sys::store::Store;
 
 /// How a daemon is started.
 #[derive(Debug)]
@@ -99,6 +102,8 @@ struct Daemon {
     /// Lines lost on the way to the log files.
     dropped: HashMap<ProcessId, u64>,
     notifier: Option<Notifier>,
+    /// What of all this outlives the daemon.
+    store: Store,
     /// Where callers come in; `None` until it is open.
     server: Option<dbus::Server>,
     serving_problem: Option<anyhow::Error>,
@@ -124,11 +129,14 @@ impl Daemon {
         changes: broadcast::Sender<Change>,
         facts: mpsc::UnboundedSender<facts::Fact>,
         notifier: Option<Notifier>,
+        store: Store,
+        persist: persist::Persist,
     ) -> Daemon {
         let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
         Daemon {
             boot_id: spawner.boot_id.clone(),
-            persist: persist::Persist::new(paths.state_file()),
+            persist,
+            store,
             mode,
             paths,
             owner,

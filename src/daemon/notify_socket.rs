@@ -2,6 +2,7 @@
 //! that the path says who is meant, and the kernel's credentials say who wrote.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ const MESSAGE: usize = 4096;
 /// A worker's socket; the file goes with it.
 #[derive(Debug)]
 pub struct NotifySocket {
-    socket: UnixDatagram,
+    pub(super) socket: UnixDatagram,
     path: PathBuf,
 }
 
@@ -36,6 +37,15 @@ impl NotifySocket {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         std::os::unix::fs::chown(path, Some(identity.uid), Some(identity.gid))?;
         Ok(bound)
+    }
+
+    /// The socket at `path` that an earlier daemon had bound.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    pub fn again(path: &Path, fd: OwnedFd) -> io::Result<NotifySocket> {
+        let socket = std::os::unix::net::UnixDatagram::from(fd);
+        Ok(NotifySocket { socket: UnixDatagram::from_std(socket)?, path: path.to_owned() })
     }
 
     /// Returns once READY=1 has come.

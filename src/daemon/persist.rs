@@ -13,6 +13,8 @@ use tracing::{info, warn};
 use crate::core::{Fleet, Time, WorkerId};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::durable;
+use crate::sys::snapshot::Snapshot;
+use crate::sys::store::Store;
 use crate::sys::tree::Tree;
 
 /// Layout of the file. Raised when an older release could not read what is written.
@@ -62,17 +64,54 @@ pub struct Persist {
     due: Option<Time>,
     writing: Option<JoinHandle<std::io::Result<()>>>,
     failed: bool,
+    /// The state in memory that a daemon which is killed leaves behind.
+    memory: Option<Snapshot>,
+    /// Something changed since it was written to memory.
+    changed: bool,
 }
 
 impl Persist {
     /// A writer of the file at `path`.
     #[must_use]
     pub fn new(path: PathBuf) -> Persist {
-        Persist { path, due: None, writing: None, failed: false }
+        Persist { path, due: None, writing: None, failed: false, memory: None, changed: false }
+    }
+
+    /// From now on keeps the state in memory as well, and returns what the daemon before left there.
+    pub fn remember_in(&mut self, store: &Store) -> Option<Saved> {
+        if !store.keeps() {
+            return None;
+        }
+        let (memory, found) = Snapshot::open(store, "state")
+            .inspect_err(|error| warn!(%error, "cannot keep the state for the next daemon"))
+            .ok()?;
+        self.memory = Some(memory);
+        let saved: Saved = serde_json::from_slice(&found?)
+            .inspect_err(|error| warn!(%error, "cannot understand the state of the daemon before"))
+            .ok()?;
+        (saved.format <= FORMAT).then_some(saved)
+    }
+
+    /// Whether the state in memory is not that of now.
+    #[must_use]
+    pub fn forgets(&self) -> bool {
+        self.changed && self.memory.is_some()
+    }
+
+    /// Writes `saved` to memory, at once: what was done since must not be undone by a crash.
+    pub fn remember(&mut self, saved: &Saved) {
+        self.changed = false;
+        let Some(text) = self.encode(saved) else { return };
+        if let Some(memory) = &mut self.memory
+            && let Err(error) = memory.write(&text)
+        {
+            warn!(%error, "cannot keep the state for the next daemon");
+        }
     }
 
     /// Something that must survive changed.
     pub fn touch(&mut self, now: Time) {
+        self.changed = true;
         self.due.get_or_insert(now.after(SETTLE_MS));
     }
 

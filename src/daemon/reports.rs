@@ -40,7 +40,7 @@ impl Daemon {
         match (message.get("type").and_then(Value::as_str), data) {
             (Some("axm:monitor"), Some(Value::Object(metrics))) => self.merge(process, "axm_monitor", metrics),
             (Some("axm:option:configuration"), Some(Value::Object(options))) => {
-                self.merge(process, "axm_options", options)
+                self.merge(process, "axm_options", options);
             }
             (Some("axm:action"), Some(action)) => self.add_action(process, action),
             (Some("axm:reply"), Some(data)) => self.on_reply(process, data),

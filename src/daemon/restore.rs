@@ -1,13 +1,73 @@
 //! Takes up what the daemon before this one left: apps, counters, and workers that may still live.
 
+use std::collections::VecDeque;
+
 use tracing::{info, warn};
 
-use super::Daemon;
-use super::persist::{self, SavedWorker};
+use super::persist::{self, Saved, SavedWorker};
 use super::saved_list::restores_at_boot;
-use crate::core::Event;
+use super::{Daemon, keeping, present};
+use crate::core::{Event, Exit, SpawnFailure, WorkerId, WorkerState};
 
 impl Daemon {
+    /// Goes on exactly where the daemon before was when it died: rows, counters, timers, and the workers themselves.
+    pub(super) fn take_over(&mut self, saved: Saved) {
+        self.jobs.continue_after(saved.last_job);
+        self.fleet = saved.fleet;
+        let processes: Vec<_> = self.fleet.processes().map(|process| process.id).collect();
+        for process in processes {
+            self.make_logs_known(process);
+            self.follow(process);
+        }
+        let workers: Vec<WorkerId> = self.fleet.workers().map(|worker| worker.id).collect();
+        let mut events: VecDeque<Event> = workers.iter().filter_map(|worker| self.adopt(*worker)).collect();
+        info!(workers = workers.len(), gone = events.len(), "took over from the daemon before");
+        for unknown in keeping::kept(&self.store).into_iter().filter(|worker| !workers.contains(worker)) {
+            self.primary.detach(unknown);
+            keeping::end(&self.store, unknown);
+        }
+        for action in self.fleet.rearm(present()) {
+            self.perform(action, &mut events);
+        }
+        while let Some(event) = events.pop_front() {
+            self.feed(event);
+        }
+        self.persist.touch(super::now());
+    }
+
+    /// Takes a worker over; where that cannot be, what became of it.
+    fn adopt(&mut self, worker: WorkerId) -> Option<Event> {
+        let (pid, exited) = self.fleet.worker(worker).map(|w| (w.pid, w.state == WorkerState::Exited))?;
+        let spec = self.fleet.spec_of_worker(worker)?.clone();
+        let record = keeping::record(&self.store, worker);
+        let Some(pid) = pid else {
+            // It never got to serve; the row starts another one.
+            self.primary.detach(worker);
+            keeping::end(&self.store, worker);
+            let message = "the daemon ended while it was being started".to_owned();
+            return Some(Event::SpawnFailed { worker, failure: SpawnFailure { message, transient: true } });
+        };
+        let started = record
+            .filter(|record| record.is(Some(pid)))
+            .and_then(|record| keeping::take_over(&self.store, worker, record, spec));
+        let Some(started) = started else {
+            self.primary.detach(worker);
+            keeping::end(&self.store, worker);
+            return Some(match exited {
+                true => Event::LeftoversGone { worker },
+                false => Event::WorkerExited { worker, exit: Exit::Unknown, leftovers: false },
+            });
+        };
+        self.workers.ordered(worker);
+        self.serve_worker(worker, started);
+        if exited {
+            self.watch_leftovers(worker);
+        } else {
+            self.watch_exit(worker);
+        }
+        None
+    }
+
     /// Reads the state file and goes on from there.
     pub(super) fn restore(&mut self) {
         let Some(saved) = persist::load(&self.paths.state_file()) else { return };

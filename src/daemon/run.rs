@@ -113,6 +113,10 @@ impl Daemon {
     }
 
     fn after_turn(&mut self) {
+        if self.persist.forgets() {
+            let saved = self.saved();
+            self.persist.remember(&saved);
+        }
         if self.persist.due().is_some_and(|due| due <= now()) {
             let saved = self.saved();
             self.persist.write(&saved);

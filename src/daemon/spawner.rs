@@ -13,6 +13,7 @@ use tracing::warn;
 use super::Daemon;
 use super::facts::Fact;
 use super::fleet_views::{log_paths, pid_path};
+use super::keeping;
 use super::notify_socket::NotifySocket;
 use super::present;
 use super::requests::worker_identity;
@@ -26,7 +27,7 @@ use crate::sys::pidfd::{self, ExitStatus};
 use crate::sys::scope::Scope;
 use crate::sys::socket;
 use crate::sys::spawn::{Child, Held, Spawn};
-use crate::sys::tree::Tree;
+use crate::sys::store::Store;
 use crate::sys::ulimits::Limit;
 
 /// From fork to a successful exec; a folder on a share that does not answer must not hold a start for ever.
@@ -50,6 +51,8 @@ pub(super) struct Spawner {
     pub(super) delegated: Option<Cgroup>,
     /// Names this daemon's start, for PM2's `unique_id`.
     pub(super) boot_id: String,
+    /// Where workers are kept for the next daemon.
+    pub(super) store: Store,
 }
 
 impl Daemon {
@@ -126,13 +129,28 @@ impl Spawner {
         spawn.cgroup = own_group.as_ref().and_then(|group| group.open().ok());
         let held = spawn.start().map_err(|error| of_spawn(&spec, &error))?;
         let scope = self.scope_for(&order, &held).await;
-        let child = held.release(EXEC_DEADLINE).await.map_err(|error| of_spawn(&spec, &error))?;
         let group = scope.as_ref().map(|scope| scope.cgroup.clone()).or(own_group);
-        let tree = match group {
-            Some(group) => Tree::Cgroup(group),
-            None => Tree::session(child.pid, child.start_time, Some(&mark)),
-        };
         let pid_file = pid_path(&spec, order.process);
+        let record = keeping::Record {
+            pid: held.pid(),
+            start_time: held.start_time(),
+            cgroup: group.map(|group| group.path().to_owned()),
+            unit: scope.map(|scope| scope.unit),
+            mark,
+            agent: launch.agent,
+            pid_file: pid_file.clone(),
+            notify: notify.as_ref().map(|(_, path)| path.clone()),
+            identity: identity.clone(),
+        };
+        let ends = keeping::Ends {
+            channel: &channel,
+            stdin: &stdin_write,
+            stdout: &stdout_read,
+            stderr: &stderr_read,
+            notify: notify.as_ref().map(|(socket, _)| socket),
+        };
+        keeping::keep(&self.store, order.worker, &record, &ends);
+        let child = held.release(EXEC_DEADLINE).await.map_err(|error| of_spawn(&spec, &error))?;
         if let Some(path) = pid_file.clone() {
             write_pid_file(&spec, path, &identity, child.pid).await;
         }
@@ -140,9 +158,9 @@ impl Spawner {
             pid: child.pid,
             start_time: child.start_time,
             pidfd: Arc::new(child.pidfd),
-            tree,
+            tree: record.tree(),
             agent: launch.agent,
-            mark,
+            mark: record.mark,
             pid_file,
             spec,
             identity,
@@ -150,7 +168,7 @@ impl Spawner {
             channel: Some(channel),
             stdout: Some(stdout_read),
             stderr: Some(stderr_read),
-            unit: scope.map(|scope| scope.unit),
+            unit: record.unit,
             notify: notify.map(|(socket, _)| socket),
         })
     }

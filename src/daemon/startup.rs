@@ -14,6 +14,8 @@ use tracing::{info, warn};
 
 use super::facts::Fact;
 use super::handle::Handle;
+use super::keeping;
+use super::persist::{Persist, Saved};
 use super::run::Inputs;
 use super::scopes::Scopes;
 use super::spawner::Spawner;
@@ -24,6 +26,7 @@ use crate::logs::{self, Logs, LogsConfig};
 use crate::node::{self, Primary, PrimaryConfig};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::notify::{self, Notifier};
+use crate::sys::store::Store;
 use crate::sys::ulimits::{self, Limit};
 
 /// Requests that may wait for the loop; more callers wait on their own side.
@@ -73,7 +76,13 @@ fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     logs::daemon_log::init(matches!(mode, Mode::Private { .. }));
     let limit =
         ulimits::raise_open_files().inspect_err(|error| warn!(%error, "cannot raise the limit of open files")).ok();
-    let notifier = Notifier::from_environment().context("cannot reach the service manager")?;
+    let notifier = || Notifier::from_environment().context("cannot reach the service manager");
+    // Without a service manager nobody gives anything back, so nothing is kept.
+    let (store, inherited) = match notifier()? {
+        Some(manager) => Store::new(Some(manager), inherited),
+        None => (Store::default(), inherited),
+    };
+    let notifier = notifier()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Blocking work is rare (state file, look-ups of users): threads must not pile up in an idle daemon.
@@ -82,8 +91,11 @@ fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(async {
-        let (mut daemon, inputs, handle) = assemble(mode, paths, inherited, limit, notifier).await?;
-        daemon.restore();
+        let (mut daemon, before, inputs, handle) = assemble(mode, paths, inherited, limit, notifier, store).await?;
+        match before {
+            Some(saved) => daemon.take_over(saved),
+            None => daemon.restore(),
+        }
         daemon.begin_to_serve(handle);
         let result = daemon.run(inputs, waiter).await;
         daemon.clean_up();
@@ -97,9 +109,23 @@ async fn assemble(
     inherited: Vec<notify::Passed>,
     limit: Option<Limit>,
     notifier: Option<Notifier>,
-) -> anyhow::Result<(Daemon, Inputs, Handle)> {
+    store: Store,
+) -> anyhow::Result<(Daemon, Option<Saved>, Inputs, Handle)> {
     fs::write(paths.agent(), node::AGENT).with_context(|| format!("cannot write `{}`", paths.agent().display()))?;
-    let (primary, node_events) = Primary::start(PrimaryConfig::default()).context("cannot serve Node's channels")?;
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the kernel's boot id")?;
+    let mut persist = Persist::new(paths.state_file());
+    // What is left of a daemon that was about to end is not gone on with: its apps are started anew.
+    let goes_on = |saved: &Saved| saved.boot_id == boot_id.trim() && !saved.fleet.is_shutting_down();
+    let before = persist.remember_in(&store).filter(goes_on);
+    if before.is_none() {
+        for worker in keeping::kept(&store) {
+            keeping::end(&store, worker);
+        }
+        store.release_all("l");
+        store.release_all("node-");
+    }
+    let node = PrimaryConfig { store: store.clone(), ..PrimaryConfig::default() };
+    let (primary, node_events) = Primary::start(node).context("cannot serve Node's channels")?;
     for socket in inherited {
         info!(name = socket.name, "took over a socket from systemd");
         primary.add_inherited(socket.name, socket.fd);
@@ -113,7 +139,6 @@ async fn assemble(
         fs::write(&path, std::process::id().to_string())
             .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the kernel's boot id")?;
     let spawner = Spawner {
         home: paths.home.clone(),
         agent: paths.agent(),
@@ -122,9 +147,11 @@ async fn assemble(
         delegated: if service { None } else { Cgroup::own().filter(Cgroup::is_delegated) },
         scopes: Scopes::of(&mode).map(Arc::new),
         boot_id: boot_id.trim().to_owned(),
+        store: store.clone(),
     };
-    let daemon = Daemon::new(mode, paths, own_uid(), spawner, primary, logs, changes, fact_sender, notifier);
-    Ok((daemon, Inputs { requests, facts, node: node_events, logs: log_events }, handle))
+    let daemon =
+        Daemon::new(mode, paths, own_uid(), spawner, primary, logs, changes, fact_sender, notifier, store, persist);
+    Ok((daemon, before, Inputs { requests, facts, node: node_events, logs: log_events }, handle))
 }
 
 impl Daemon {

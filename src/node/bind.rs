@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::message::Query;
 use crate::sys::identity::{Identity, run_as};
 use crate::sys::socket::{self, Address, BindOptions, Kind};
@@ -26,7 +28,7 @@ const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_s
 pub(super) type Errno = i32;
 
 /// What a server wants to listen on.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Wanted {
     /// TCP; without a host on all addresses, of both families where there are two.
     Tcp { host: Option<Host>, port: u16, v6_only: bool },
@@ -39,7 +41,7 @@ pub(super) enum Wanted {
 }
 
 /// A numeric address, with the interface of a link-local one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Host {
     pub ip: IpAddr,
     pub scope: u32,

@@ -10,6 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::message::{self, Incoming, Malformed};
 use crate::sys::socket;
 
@@ -44,6 +46,14 @@ struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
     fd: Option<Arc<OwnedFd>>,
+}
+
+/// What is neither with us nor with the worker.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Residue {
+    partial: Vec<u8>,
+    fd_arrived: bool,
+    unsent: Vec<u8>,
 }
 
 /// What lay in the socket.
@@ -105,6 +115,27 @@ impl Channel {
     pub fn new(fd: OwnedFd) -> io::Result<Channel> {
         socket::set_nonblocking(&fd)?;
         Ok(Channel { fd, partial: Vec::new(), fd_arrived: false, nonsense: 0, out: VecDeque::new(), out_bytes: 0 })
+    }
+
+    /// A channel that an earlier daemon read and wrote until then.
+    ///
+    /// # Errors
+    /// As [`Channel::new`].
+    pub fn again(fd: OwnedFd, residue: Residue) -> io::Result<Channel> {
+        let mut channel = Channel::new(fd)?;
+        let Residue { partial, fd_arrived, unsent } = residue;
+        (channel.partial, channel.fd_arrived, channel.out_bytes) = (partial, fd_arrived, unsent.len());
+        if !unsent.is_empty() {
+            channel.out.push_back(Outgoing { bytes: unsent, sent: 0, fd: None });
+        }
+        Ok(channel)
+    }
+
+    /// What a later daemon needs in order to go on in the middle of a line. Lines that a descriptor goes with and that
+    /// are not under way are left out.
+    pub fn residue(&self) -> Residue {
+        let unsent = self.out.iter().filter(|line| line.fd.is_none()).flat_map(|line| &line.bytes[line.sent..]);
+        Residue { partial: self.partial.clone(), fd_arrived: self.fd_arrived, unsent: unsent.copied().collect() }
     }
 
     /// A buffer for [`Channel::look`], to be kept and used again.

@@ -15,10 +15,13 @@ use crate::core::WorkerId;
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 impl Task {
     pub(super) fn drain(&mut self, id: WorkerId, timeout_ms: u64) {
+        let awaited = self.awaits(&Due::Drain(id));
         let Some(worker) = self.workers.get_mut(&id) else {
             return self.tell(NodeEvent::Drained { worker: id, left: 0 });
         };
         match worker.draining {
+            // By the daemon before this one.
+            Some(Drain::Asked) if !awaited => {}
             Some(Drain::Asked) => return,
             Some(Drain::Done) => return self.tell(NodeEvent::Drained { worker: id, left: 0 }),
             None => worker.draining = Some(Drain::Asked),

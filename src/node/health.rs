@@ -170,6 +170,9 @@ impl Task {
         } else if worker.cluster && worker.handles_out == 0 {
             worker.ping = Some(Instant::now());
             worker.handles_out = 1;
+            // The next daemon must know, too: a handle would be lost behind it.
+            self.memory.changed = true;
+            self.remember();
             self.write(id, message::missing_handle(), None);
         }
     }
@@ -190,6 +193,7 @@ impl Task {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.handles_out = worker.handles_out.saturating_sub(1);
         if *message == Incoming::HandleMissing && worker.ping.is_some() && !worker.agent {
+            self.memory.changed = true;
             self.alive(id);
         }
     }
@@ -278,6 +282,11 @@ impl Task {
         self.arm(Due::Retire(id, process), RETIRE);
         self.refresh(id);
         self.rescue_all(id);
+    }
+
+    /// As [`Task::begin_retiring`], for a socket that the daemon before was about to close.
+    pub(super) fn go_on_retiring(&mut self, id: ListenerId, process: ProcessId) {
+        self.arm(Due::Retire(id, process), RETIRE);
     }
 
     pub(super) fn retire(&mut self, id: ListenerId, process: ProcessId) {

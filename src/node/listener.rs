@@ -170,6 +170,16 @@ impl Listeners {
         id
     }
 
+    /// The last number given out.
+    pub fn last(&self) -> u32 {
+        self.next
+    }
+
+    /// Numbers go on after `last`.
+    pub fn continue_after(&mut self, last: u32) {
+        self.next = self.next.max(last);
+    }
+
     /// The app's listener that answers this question.
     pub fn find(&self, app: AppId, wanted: &Wanted, index: Option<u32>) -> Option<ListenerId> {
         let same = |l: &Listener| l.app == app && l.wanted == *wanted && l.index == index;

@@ -3,7 +3,7 @@
 //! Knows the wire (lib/internal/cluster and lib/internal/child_process of Node 18 to 26) and nothing else: no
 //! descriptor, no state. What a worker sends is taken apart here, so that nobody else sees untyped JSON.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// Longest line that Node's own machinery or the agent may send; with a path, TLS ticket keys and numbers it stays
@@ -61,7 +61,7 @@ pub(super) enum AgentNote {
 }
 
 /// `queryServer`: for what a worker wants a handle.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Query {
     /// The number that our answer names.

@@ -27,11 +27,13 @@ mod opening;
 mod primary;
 mod query;
 mod slots;
+mod survive;
 mod task;
 mod worker;
 
 pub use launch::{Account, Launch, LaunchContext, LaunchError, launch};
-pub use primary::{Attachment, HandedOver, ListenerInfo, NodeEvent, OpenError, Primary, PrimaryConfig};
+pub use primary::{Attachment, HandedOver, ListenerInfo, NodeEvent, OpenError, Pause, Primary, PrimaryConfig};
+pub use survive::channel_name;
 
 /// The agent's source. It is to be written into a folder that every worker's user can read.
 pub const AGENT: &str = include_str!("agent.cjs");

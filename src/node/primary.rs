@@ -10,6 +10,7 @@ use super::bind::Errno;
 use super::task::Task;
 use crate::core::{AppId, Balance, ProcessId, WorkerId};
 use crate::sys::identity::Identity;
+use crate::sys::store::Store;
 
 /// Events that wait for the daemon. When they are not fetched the primary stops reading channels: workers then queue
 /// what they say in their own memory.
@@ -35,11 +36,13 @@ pub struct PrimaryConfig {
     pub hang_ms: u64,
     /// Listening sockets that one app may hold.
     pub max_listeners: usize,
+    /// What outlives the daemon: sockets and the state of channels are kept there, and taken over from there.
+    pub store: Store,
 }
 
 impl Default for PrimaryConfig {
     fn default() -> Self {
-        PrimaryConfig { ebpf: true, hang_ms: 1000, max_listeners: 64 }
+        PrimaryConfig { ebpf: true, hang_ms: 1000, max_listeners: 64, store: Store::default() }
     }
 }
 
@@ -139,6 +142,18 @@ pub struct ListenerInfo {
     pub workers: Vec<WorkerId>,
 }
 
+/// A primary that stands still. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Pause(oneshot::Sender<()>);
+
+impl Pause {
+    /// There is no next daemon after all: it goes on.
+    pub fn resume(self) {
+        // If it has ended, nothing can be done about it here.
+        let _ = self.0.send(());
+    }
+}
+
 /// Why the supervisor could not open a socket for an app.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot listen on `{address}`: {reason}")]
@@ -213,6 +228,10 @@ pub(super) enum Command {
         address: String,
         reply: oneshot::Sender<Result<OwnedFd, OpenError>>,
     },
+    Pause {
+        reply: oneshot::Sender<()>,
+        end: oneshot::Receiver<()>,
+    },
 }
 
 impl Primary {
@@ -236,7 +255,8 @@ impl Primary {
         self.tell(Command::AddInherited { name, fd });
     }
 
-    /// Begins to serve a worker. To be called before its program can have said anything, or at any time after.
+    /// Begins to serve a worker. To be called before its program can have said anything, or at any time after. One that
+    /// was taken over from the daemon before is served already.
     pub fn attach(&self, attachment: Attachment) {
         self.tell(Command::Attach(Box::new(attachment)));
     }
@@ -289,6 +309,16 @@ impl Primary {
     /// The app is gone: its sockets are closed.
     pub fn remove_app(&self, app: AppId) {
         self.tell(Command::RemoveApp { app });
+    }
+
+    /// Has it write down everything, to the last byte of a message that has come in half, and do nothing more: the next
+    /// daemon is about to take over.
+    pub async fn pause(&self) -> Pause {
+        let ((reply, still), (end, ended)) = (oneshot::channel(), oneshot::channel());
+        self.tell(Command::Pause { reply, end: ended });
+        // If there is no task any more, it stands still.
+        let _ = still.await;
+        Pause(end)
     }
 
     /// The app's listening sockets.

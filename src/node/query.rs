@@ -29,6 +29,17 @@ const ANNOUNCED: usize = 64;
 
 impl Task {
     pub(super) fn received(&mut self, id: WorkerId, received: Received) {
+        let passing = matches!(
+            received.message,
+            Incoming::Connection { .. }
+                | Incoming::HandleArrived
+                | Incoming::HandleMissing
+                | Incoming::Handle { .. }
+                | Incoming::Agent(AgentNote::Pong)
+                | Incoming::User(_)
+                | Incoming::Unknown
+        );
+        self.memory.changed |= !passing;
         match received.message {
             Incoming::Online => self.online(id),
             Incoming::Query(query) => self.query(id, query),
@@ -215,7 +226,8 @@ impl Task {
     /// Gives a worker what it needs to serve on a listener.
     pub(super) fn answer(&mut self, id: WorkerId, listener: ListenerId, query: Box<Query>) {
         let Some(worker) = self.workers.get(&id) else { return };
-        if worker.holds.contains_key(&listener) {
+        // The same question again: a daemon died before it was done with it.
+        if worker.holds.get(&listener).is_some_and(|hold| hold.query != *query) {
             // As a second listen() of one process would end.
             return self.refuse(id, &query, libc::EADDRINUSE);
         }
@@ -235,6 +247,8 @@ impl Task {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.holds.insert(listener, Hold { query: *query, listening: false });
         }
+        self.memory.changed = true;
+        self.remember();
         match fd {
             Some(fd) => self.write_handle(id, message::shared_reply(ack, seq, &key, &data, datagram), fd),
             None => self.write(id, message::dealt_reply(ack, seq, &key, &data, sockname), None),

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::bind::{self, Errno};
 use super::primary::PrimaryConfig;
 use crate::core::ProcessId;
@@ -28,6 +30,13 @@ pub(super) struct Slots {
     steering: Steering,
     /// In the order in which their sockets began to listen, as classic BPF counts them.
     order: Vec<ProcessId>,
+}
+
+/// What a later daemon needs in order to go on with them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedSlots {
+    /// Row, place in the program's map, looks left; in the order in which they began to listen.
+    slots: Vec<(ProcessId, u32, Option<u32>)>,
 }
 
 /// One row's socket.
@@ -80,6 +89,51 @@ impl Slots {
         };
         let v6_only = socket::is_v6_only(&first);
         Slots { all: BTreeMap::new(), ticking: false, spare: Some(first), v6_only, steering, order: Vec::new() }
+    }
+
+    /// Goes on with sockets and steering of an earlier daemon, which `get` finds by the end of their names.
+    pub fn again(saved: SavedSlots, get: impl Fn(&str) -> Option<Arc<OwnedFd>>) -> Option<Slots> {
+        let mut all = BTreeMap::new();
+        let mut order = Vec::new();
+        for (process, index, retiring) in saved.slots {
+            let fd = get(&format!("-p{process}"))?;
+            order.push(process);
+            all.insert(process, Slot { fd, live: false, stuck: false, retiring, watch: Watch::Off, index });
+        }
+        let spare = get("-spare");
+        let v6_only = all.values().map(|slot| &slot.fd).chain(&spare).next().is_some_and(socket::is_v6_only);
+        let steering = match (get("-program"), get("-state"), get("-sockets")) {
+            // No index is as large: whatever is live now, it is told to the program.
+            (Some(program), Some(state), Some(sockets)) => {
+                Steering::Ebpf { program: RoundRobin::again([program, state, sockets]), live: vec![u32::MAX] }
+            }
+            _ => Steering::Classic { live: vec![u32::MAX] },
+        };
+        Some(Slots { all, ticking: false, spare, v6_only, steering, order })
+    }
+
+    /// What [`Slots::again`] needs: the state, and the descriptors by the end of their names.
+    pub fn saved(&self) -> (SavedSlots, Vec<(String, Arc<OwnedFd>)>) {
+        let of = |process: &ProcessId| self.all.get(process).map(|slot| (*process, slot.index, slot.retiring));
+        let slots = self.order.iter().filter_map(of).collect();
+        let mut fds: Vec<_> =
+            self.all.iter().map(|(process, slot)| (format!("-p{process}"), Arc::clone(&slot.fd))).collect();
+        fds.extend(self.spare.as_ref().map(|fd| ("-spare".to_owned(), Arc::clone(fd))));
+        if let Steering::Ebpf { program, .. } = &self.steering {
+            let names = ["-program", "-state", "-sockets"].map(str::to_owned);
+            fds.extend(names.into_iter().zip(program.descriptors().map(Arc::clone)));
+        }
+        (SavedSlots { slots }, fds)
+    }
+
+    /// Any of the sockets: their address is the same.
+    pub fn any(&self) -> Option<Arc<OwnedFd>> {
+        self.all.values().map(|slot| &slot.fd).chain(&self.spare).next().cloned()
+    }
+
+    /// Rows that do not come back.
+    pub fn retiring(&self) -> impl Iterator<Item = ProcessId> + '_ {
+        self.all.iter().filter(|(_, slot)| slot.retiring.is_some()).map(|(process, _)| *process)
     }
 
     /// As in [`super::ListenerInfo::balance`].

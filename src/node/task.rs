@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::channel::{Channel, Next, Violation, Written};
-use super::listener::{Inherited, ListenerId, Listeners};
+use super::listener::{Inherited, Listener, ListenerId, Listeners, Origin};
 use super::message;
 use super::opening::{Opening, Order};
 use super::primary::{Attachment, Command, ListenerInfo, NodeEvent, PrimaryConfig};
+use super::survive::{Memory, channel_name};
 use super::worker::Worker;
 use crate::core::{AppId, ProcessId, WorkerId};
 use crate::sys::epoll::{Epoll, Interest, Readiness};
@@ -33,7 +34,7 @@ pub(super) struct Task {
     inbox: mpsc::UnboundedReceiver<Command>,
     events: mpsc::Sender<NodeEvent>,
     /// Events that did not fit; while there are any, nothing is read.
-    waiting: VecDeque<NodeEvent>,
+    pub(super) waiting: VecDeque<NodeEvent>,
     pub(super) epoll: Epoll,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     pub(super) listeners: Listeners,
@@ -46,6 +47,7 @@ pub(super) struct Task {
     /// answer to an earlier supervisor is not taken for one to us.
     seq: u64,
     buffer: Box<[u8]>,
+    pub(super) memory: Memory,
 }
 
 /// What is to be done at a time.
@@ -104,7 +106,7 @@ impl Task {
         events: mpsc::Sender<NodeEvent>,
     ) -> std::io::Result<Task> {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Ok(Task {
+        let mut task = Task {
             config,
             commands,
             inbox,
@@ -119,7 +121,10 @@ impl Task {
             // Below 2^53, where JavaScript's numbers are exact.
             seq: since_epoch.as_secs() << 20,
             buffer: Channel::buffer(),
-        })
+            memory: Memory::default(),
+        };
+        task.take_over();
+        Ok(task)
     }
 
     pub(super) async fn run(mut self) {
@@ -138,6 +143,14 @@ impl Task {
                 () = sleep_until(next), if next.is_some() => Wake::Due,
             };
             match wake {
+                Wake::Command(Some(Command::Pause { reply, end })) => {
+                    self.remember_all();
+                    let _ = reply.send(());
+                    if end.await.is_err() {
+                        return;
+                    }
+                    self.memory.changed = true;
+                }
                 Wake::Command(Some(command)) => self.obey(command),
                 Wake::Room(Some(permit)) => {
                     if let Some(event) = self.waiting.pop_front() {
@@ -159,6 +172,7 @@ impl Task {
                 Wake::Unread => self.read_once_each(),
                 Wake::Due => (),
             }
+            self.remember();
         }
     }
 
@@ -184,6 +198,11 @@ impl Task {
         self.timers.insert((Instant::now() + after, due));
     }
 
+    /// Whether it is to be done some time.
+    pub(super) fn awaits(&self, wanted: &Due) -> bool {
+        self.timers.iter().any(|(_, due)| due == wanted)
+    }
+
     pub(super) fn disarm(&mut self, unwanted: impl Fn(&Due) -> bool) {
         self.timers.retain(|(_, due)| !unwanted(due));
     }
@@ -195,6 +214,7 @@ impl Task {
                 return;
             }
             self.timers.pop_first();
+            self.memory.changed |= !matches!(due, Due::Tick(_) | Due::Overdue(_));
             match due {
                 Due::Drain(worker) => self.drained(worker, 0),
                 Due::Overdue(worker) => self.look_for_overdue(worker),
@@ -207,7 +227,10 @@ impl Task {
     }
 
     fn obey(&mut self, command: Command) {
+        self.memory.changed |= !matches!(command, Command::Send { .. } | Command::Listeners { .. });
         match command {
+            // Taken by the loop.
+            Command::Pause { .. } => (),
             Command::AddInherited { name, fd } => self.add_inherited(name, fd),
             Command::Attach(attachment) => self.attach(*attachment),
             Command::Send { worker, message } => self.send_message(worker, &message),
@@ -230,7 +253,7 @@ impl Task {
                 let _ = reply.send(self.listeners_of(app));
             }
             Command::Open { app, process, who, address, reply } => {
-                self.open(app, &who, Order { process, address, reply })
+                self.open(app, &who, Order { process, address, reply });
             }
             Command::PathBound { app, path, result } => self.path_bound(app, &path, result),
         }
@@ -243,14 +266,11 @@ impl Task {
         match looked {
             Ok((address, kind)) => {
                 let v6_only = socket::is_v6_only(&fd);
-                self.listeners.inherited.push(Inherited {
-                    name,
-                    fd: Arc::new(fd),
-                    address,
-                    kind,
-                    v6_only,
-                    taken: None,
-                });
+                // The daemon before may have given it to an app.
+                let same =
+                    |l: &&Listener| matches!(l.origin, Origin::Inherited) && l.address == address && l.kind == kind;
+                let taken = self.listeners.all.values().find(same).map(|listener| listener.app);
+                self.listeners.inherited.push(Inherited { name, fd: Arc::new(fd), address, kind, v6_only, taken });
             }
             Err(error) => tracing::warn!(name, %error, "cannot use what systemd passed: it is no socket for servers"),
         }
@@ -259,6 +279,9 @@ impl Task {
     fn attach(&mut self, attachment: Attachment) {
         let Attachment { worker: id, process, app, instance: _, identity, cluster, balance, agent, admitted, channel } =
             attachment;
+        if self.workers.contains_key(&id) {
+            return;
+        }
         let channel = match Channel::new(channel) {
             Ok(channel) => channel,
             Err(error) => {
@@ -342,6 +365,8 @@ impl Task {
         for received in std::mem::take(&mut batch.messages) {
             self.received(id, received);
         }
+        // A daemon that dies now must not have taken off what nobody knows of.
+        self.remember();
         // Acting on them may have closed the channel.
         let Some(channel) = self.workers.get_mut(&id).and_then(|worker| worker.channel.as_mut()) else { return };
         if let Err(violation) = channel.consume(&batch, &mut self.buffer) {
@@ -404,6 +429,8 @@ impl Task {
         let Some(worker) = self.workers.get_mut(&id) else { return false };
         let Some(channel) = worker.channel.take() else { return false };
         worker.deferred.clear();
+        self.memory.changed = true;
+        self.config.store.release(&channel_name(id));
         // A duplicate may live on in a descriptor store, and with it the registration.
         if let Err(error) = self.epoll.delete(&channel) {
             tracing::debug!(worker = id.0, %error, "channel was not watched");

@@ -82,7 +82,10 @@ pub(super) struct Connection {
 impl Worker {
     /// Whether it accepts there and shall go on doing so.
     pub fn serves(&self, listener: ListenerId) -> bool {
-        self.admitted && self.draining.is_none() && !self.hung && self.holds.get(&listener).is_some_and(|hold| hold.listening)
+        self.admitted
+            && self.draining.is_none()
+            && !self.hung
+            && self.holds.get(&listener).is_some_and(|hold| hold.listening)
     }
 
     /// Whether a connection can be sent to it now, with so many unanswered at most.

@@ -10,9 +10,10 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Group, Uid, User};
+use serde::{Deserialize, Serialize};
 
 /// A user as a process sees itself: ids, supplementary groups and what login(1) puts into the environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// User id.
     pub uid: u32,

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 /// Sockets in a group that [`RoundRobin`] can steer between.
 pub const CAPACITY: usize = 254;
@@ -12,11 +13,11 @@ pub const CAPACITY: usize = 254;
 /// An eBPF program that deals connections out in turn, over those sockets of a group that are live.
 #[derive(Debug)]
 pub struct RoundRobin {
-    program: OwnedFd,
+    program: Arc<OwnedFd>,
     /// An array of one element, [`State`].
-    state: OwnedFd,
+    state: Arc<OwnedFd>,
     /// Socket by index.
-    sockets: OwnedFd,
+    sockets: Arc<OwnedFd>,
 }
 
 /// What the program reads, and the counter that it keeps; the layout is known to [`program`].
@@ -38,7 +39,20 @@ impl RoundRobin {
         let state = map_create(BPF_MAP_TYPE_ARRAY, size_of::<State>(), 1)?;
         let sockets = map_create(BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, size_of::<u64>(), CAPACITY)?;
         let program = program_load(&program(&state, &sockets))?;
-        Ok(RoundRobin { program, state, sockets })
+        Ok(RoundRobin::again([program, state, sockets].map(Arc::new)))
+    }
+
+    /// Program, state and sockets, by which a later process goes on with it: see [`RoundRobin::again`].
+    #[must_use]
+    pub fn descriptors(&self) -> [&Arc<OwnedFd>; 3] {
+        [&self.program, &self.state, &self.sockets]
+    }
+
+    /// The program that an earlier process loaded and attached, from its [descriptors](RoundRobin::descriptors). (A
+    /// new one could not be given the sockets: the kernel lets a socket be in one such map only.)
+    #[must_use]
+    pub fn again([program, state, sockets]: [Arc<OwnedFd>; 3]) -> RoundRobin {
+        RoundRobin { program, state, sockets }
     }
 
     /// Lets the program decide for the group that this socket is in.

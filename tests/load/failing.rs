@@ -6,7 +6,8 @@ use crate::cli::Ended;
 use crate::load::{Load, Mode};
 use crate::place::Place;
 
-const GOOD: &str = "require('http').createServer((q, r) => r.end(JSON.stringify({ pid: process.pid }))).listen(process.env.PORT);\n";
+const GOOD: &str =
+    "require('http').createServer((q, r) => r.end(JSON.stringify({ pid: process.pid }))).listen(process.env.PORT);\n";
 
 /// Reloads from a release that serves to this one; returns what was said.
 #[track_caller]
@@ -49,9 +50,13 @@ fn one_that_throws_at_start() {
 
 #[test]
 fn one_that_never_listens() {
-    fails("console.error('waiting for godot'); setInterval(() => {}, 1000);\n", "--listen-timeout 2000", Duration::from_secs(20))
-        .mentions("2000 ms")
-        .mentions("waiting for godot");
+    fails(
+        "console.error('waiting for godot'); setInterval(() => {}, 1000);\n",
+        "--listen-timeout 2000",
+        Duration::from_secs(20),
+    )
+    .mentions("2000 ms")
+    .mentions("waiting for godot");
 }
 
 #[test]

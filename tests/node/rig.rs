@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use pm2rs::core::{AppId, AppSpec, Balance, ExecMode, ProcessId, SpawnOrder, WorkerId};
-use pm2rs::node::{AGENT, Attachment, LaunchContext, NodeEvent, Primary, PrimaryConfig, launch};
+use pm2rs::node::{AGENT, Attachment, LaunchContext, NodeEvent, Primary, PrimaryConfig, channel_name, launch};
 use pm2rs::sys::identity::Identity;
 use pm2rs::sys::pidfd;
 use pm2rs::sys::socket;
@@ -61,6 +61,7 @@ pub struct Rig {
     workers: BTreeMap<WorkerId, Child>,
     next: u32,
     agent: PathBuf,
+    config: PrimaryConfig,
     _folder: tempfile::TempDir,
 }
 
@@ -130,8 +131,30 @@ impl Rig {
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let agent = folder.path().join("agent.cjs");
         std::fs::write(&agent, AGENT).unwrap();
-        let (primary, events) = Primary::start(config).unwrap();
-        Rig { primary, events, passed: VecDeque::new(), workers: BTreeMap::new(), next: 0, agent, _folder: folder }
+        let (primary, events) = Primary::start(config.clone()).unwrap();
+        Rig {
+            primary,
+            events,
+            passed: VecDeque::new(),
+            workers: BTreeMap::new(),
+            next: 0,
+            agent,
+            config,
+            _folder: folder,
+        }
+    }
+
+    /// The primary hands everything over to another one, by the store.
+    pub async fn succeed(&mut self) {
+        let pause = self.primary.pause().await;
+        // What it had told is not lost with it; the daemon would have taken it in first.
+        while let Ok(event) = self.events.try_recv() {
+            self.passed.push_back(event);
+        }
+        let (primary, events) = Primary::start(self.config.clone()).unwrap();
+        (self.primary, self.events) = (primary, events);
+        self.passed.retain(|event| !matches!(event, NodeEvent::Listening { .. }));
+        drop(pause);
     }
 
     pub async fn spawn(&mut self, plan: &Plan) -> WorkerId {
@@ -182,6 +205,7 @@ impl Rig {
         }
         let child = spawn.start().unwrap().release(DEADLINE).await.unwrap();
         self.workers.insert(worker, child);
+        self.config.store.keep(&channel_name(worker), &ours);
         self.primary.attach(Attachment {
             worker,
             process: plan.process,

@@ -189,6 +189,12 @@ impl Held {
         self.child.as_ref().map_or(0, |child| child.pid)
     }
 
+    /// When it started (clock ticks since boot).
+    #[must_use]
+    pub fn start_time(&self) -> u64 {
+        self.child.as_ref().map_or(0, |child| child.start_time)
+    }
+
     /// Lets it go on, waits until it has executed its program and hands it out.
     ///
     /// # Errors

@@ -1,0 +1,74 @@
+//! A primary that dies, and the next one that goes on with its workers.
+
+use std::time::Duration;
+
+use pm2rs::core::Balance;
+use pm2rs::node::{NodeEvent, PrimaryConfig};
+use pm2rs::sys::store::Store;
+use serde_json::json;
+
+use crate::client::{Load, pids};
+use crate::rig::{Plan, Rig, free_port, node, nodes};
+
+fn surviving(ebpf: bool) -> Rig {
+    Rig::with(PrimaryConfig { ebpf, store: Store::new(None, Vec::new()).0, ..PrimaryConfig::default() })
+}
+
+#[tokio::test]
+async fn nobody_who_asks_notices() {
+    for (major, node) in nodes().into_iter().filter(|(major, _)| [18, 24].contains(major)) {
+        for (balance, ebpf, agent) in [
+            (Balance::Auto, true, true),
+            (Balance::Auto, false, true),
+            (Balance::Shared, true, true),
+            (Balance::RoundRobin, true, true),
+        ] {
+            let what = format!("Node {major}, {balance:?}, ebpf {ebpf}, agent {agent}");
+            let mut rig = surviving(ebpf);
+            let port = free_port();
+            let plan = Plan::new(&node, "http.js").env("PORT", port).balance(balance).agent(agent);
+            let (first, address) = rig.serve(&plan.row(0)).await;
+            let (second, _) = rig.serve(&plan.row(1)).await;
+            let loads = [
+                Load::start(port, 4, true, "/?ms=2", Duration::ZERO),
+                Load::start(port, 4, false, "/", Duration::ZERO),
+            ];
+            for _ in 0..5 {
+                rig.succeed().await;
+                // Said again, in case that nobody heard it.
+                assert_eq!(rig.listening(first).await, address, "{what}");
+                assert_eq!(rig.listening(second).await, address, "{what}");
+                pids(port, 10).await;
+            }
+            // The successor can do with it all that the one before could: replace a worker, drain the other.
+            let (third, _) = rig.serve(&plan.row(0)).await;
+            assert_eq!(rig.stop(first).await, 0, "{what}");
+            rig.succeed().await;
+            assert_eq!(rig.stop(second).await, 0, "{what}");
+            assert_eq!(pids(port, 5).await, [rig.pid(third); 5], "{what}");
+            for load in loads {
+                let (answers, failures) = load.end().await;
+                // Without the agent, draining is not loss-free.
+                assert!(answers > 20 && (failures.is_empty() || !agent), "{what}: {answers}, {failures:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_workers_say_meanwhile_is_heard() {
+    let Some(node) = node(24) else { return };
+    let mut rig = surviving(true);
+    let worker = rig.spawn(&Plan::new(&node, "messages.js")).await;
+    assert_eq!(rig.message(worker).await, "ready");
+    // Longer than what the socket holds, so that the first one takes the beginning of it off.
+    let long = "\u{e4}".repeat(300_000);
+    rig.primary.send(worker, json!(long));
+    for _ in 0..20 {
+        rig.succeed().await;
+    }
+    assert_eq!(rig.message(worker).await["echo"], json!(long));
+    rig.primary.send(worker, json!("short"));
+    assert_eq!(rig.message(worker).await, json!({ "echo": "short" }));
+    assert!(!rig.passed.iter().any(|event| matches!(event, NodeEvent::Misbehaved { .. })), "{:?}", rig.passed);
+}
