@@ -73,7 +73,7 @@ function start() {
       server.on('session', (session) => {
         sessions.add(session);
         session.once('close', () => sessions.delete(session));
-        if (draining) session.close();
+        if (draining) endSession(session);
       });
     }
   }
@@ -106,6 +106,14 @@ function start() {
     for (const listen of handles) listen(backlog);
   }
 
+  // RFC 9113, section 6.8: the first GOAWAY refuses no stream, for the client may be opening one; the one that counts its
+  // streams comes when the client must have seen the first.
+  function endSession(session) {
+    if (session.closed || session.destroyed) return;
+    session.goaway(0, 2 ** 31 - 1);
+    setTimeout(() => session.close(), 500).unref();
+  }
+
   function drain(timeout) {
     if (draining) return;
     draining = true;
@@ -113,7 +121,7 @@ function start() {
     require('node:diagnostics_channel').subscribe('http.server.request.start', ({ response }) => endWith(response));
     for (const server of servers) stopAccepting(server);
     for (const socket of sockets) stopReceiving(socket);
-    for (const session of sessions) session.close();
+    for (const session of sessions) endSession(session);
 
     const began = Date.now();
     const look = () => {
