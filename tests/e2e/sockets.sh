@@ -38,8 +38,9 @@ is_refused_the_port() {
     contains "$(inside journalctl -o cat PM2RS_APP=forbidden)" EACCES
 }
 
-test_another_program_inherits_sockets_by_name() {
-    as alice pm2rs start /srv/apps/sockets.sh --interpreter none --name other
+test_another_program_inherits_what_its_app_listens_on() {
+    same "$(bus_as alice StartApp 'sa{sv}' \
+        "$(spec alice other /srv/apps/sockets.sh '.interpreter = "none" | .listen = ["127.0.0.1:8088"]')" 0 | job_result)" done
     eventually 20 heard_of_its_sockets
 }
-heard_of_its_sockets() { contains "$(inside journalctl -o cat PM2RS_APP=other)" "http"; }
+heard_of_its_sockets() { contains "$(inside journalctl -o cat PM2RS_APP=other)" "inherited 1"; }

@@ -5,4 +5,7 @@ const app = express();
 app.get('/', (request, response) => response.send(String(process.pid)));
 app.get('/slow', (request, response) => setTimeout(() => response.send(String(process.pid)), 500));
 app.get('/user', (request, response) => response.send(`${process.getuid()} ${process.env.HOME}`));
-app.listen(Number(process.env.PORT || 3000), () => console.log('listening'));
+app.listen(Number(process.env.PORT || 3000), (error) => {
+  if (error) throw error;
+  console.log('listening');
+});
