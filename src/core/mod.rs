@@ -3,6 +3,17 @@
 //! Owns the truth about apps, processes, workers and jobs ([`Fleet`]). Must never do anything: no files, no system
 //! calls, no clock, no runtime. Time comes in with every event ([`Now`]), timers go out as actions, so every test
 //! runs in simulated time.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `fleet` | which rule an event goes to; the verbs that all rules are written with |
+//! | `process`, `worker` | the states, and which may follow which |
+//! | `start`, `ready` | what is started in which order; when a worker counts as ready |
+//! | `stop`, `ended` | how a worker is ended; what follows when it is over |
+//! | `restart` | whether and when an ended one is started again |
+//! | `reload`, `replace` | the transaction over an app's rows; the swap of one row's worker |
+//! | `scale`, `restore` | the number of rows; what survives a reboot |
+//! | `jobs` | what a request still waits for, and its one outcome |
 
 mod action;
 mod app;
