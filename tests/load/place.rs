@@ -97,11 +97,18 @@ impl Place {
         self.until("online", |list| list.len() == count && list.iter().all(|row| row["pm2_env"]["status"] == "online"));
     }
 
-    /// Starts an app as a cluster of `instances` and waits until all are online. `extra` are options, `env` its variables.
+    /// Starts an app as a cluster of `instances` and waits until all are online and the port takes connections.
+    ///
+    /// PM2's `online` says that Node runs; an app that loads for a while listens only later.
     #[track_caller]
     pub fn start(&self, script: &Path, instances: usize, extra: &str) {
         self.call(&format!("start {} --name app -i {instances} {extra}", script.display())).ok();
         self.until_online(instances);
+        let end = Instant::now() + DEADLINE;
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(Instant::now() < end, "nobody listens on {}: {:#?}", self.port, self.list());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Reloads; everything must be new afterwards.
