@@ -55,8 +55,8 @@ fn complaints(units: &[PathBuf], user: bool, runtime: &Path) -> Option<String> {
 fn systemd_understands_the_units() {
     let folder = tempfile::tempdir().unwrap();
     for (units, user) in [
-        (["pm2rs.service", "pm2rs.slice", "examples/pm2rs-http.socket"].as_slice(), false),
-        (["user/pm2rs.service", "user/pm2rs.slice"].as_slice(), true),
+        (["pm2rs.service", "pm2rs-leftovers.service", "pm2rs.slice", "examples/pm2rs-http.socket"].as_slice(), false),
+        (["user/pm2rs.service", "user/pm2rs-leftovers.service", "user/pm2rs.slice"].as_slice(), true),
     ] {
         let units = staged(folder.path(), units);
         if let Some(complaints) = complaints(&units, user, folder.path()) {

@@ -378,9 +378,9 @@ pub struct DaemonArgs {
     /// Detached from the terminal, readiness told on standard output
     #[arg(long, hide = true)]
     pub detached: bool,
-    /// End what a dead daemon left behind, if its service is being stopped; the unit's ExecStopPost=
+    /// End what a dead daemon left behind, if its service is stopped; ExecStop= of pm2rs-leftovers.service
     #[arg(long, hide = true, conflicts_with = "detached")]
-    pub stop_post: bool,
+    pub end_leftovers: bool,
 }
 
 /// Arguments of `man`.

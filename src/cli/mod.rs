@@ -114,7 +114,7 @@ fn run_daemon(args: &DaemonArgs, choice: Choice, console: &Console) -> Exit {
         Place::User => Mode::User,
         Place::Private | Place::Any => Mode::Private { home: choice.home },
     };
-    if args.stop_post {
+    if args.end_leftovers {
         return match end_leftovers(&mode) {
             Ok(()) => Exit::Success,
             Err(error) => Failure::error(format!("{error:#}")).tell(console),

@@ -12,7 +12,7 @@
 //! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
 //! | `persist.rs`, `keeping.rs` | what survives the daemon: state; descriptors |
 //! | `restore.rs` | taking up what ran before |
-//! | `stop_post.rs` | a stopped service whose daemon was dead leaves nothing behind |
+//! | `leftovers.rs` | a stopped service whose daemon was dead leaves nothing behind |
 //! | `triggers.rs` | cron, memory limits, watched files |
 //! | `saved_list.rs` | PM2's save and resurrect |
 //! | `views.rs`, `fleet_views.rs`, `sampling.rs` | the fleet as others see it |
@@ -24,6 +24,7 @@ mod handle;
 mod happenings;
 mod jobs;
 mod keeping;
+mod leftovers;
 mod notify_socket;
 mod output;
 mod paths;
@@ -38,7 +39,6 @@ mod saved_list;
 mod scopes;
 mod spawner;
 mod startup;
-mod stop_post;
 mod targets;
 mod timers;
 mod triggers;
@@ -53,9 +53,9 @@ use serde_json::{Map, Value};
 use tokio::sync::{broadcast, mpsc};
 
 pub use handle::{Caller, Change, Handle, LogRequest, Reply, Request, StartOptions, UpdateOptions, What};
+pub use leftovers::end_leftovers;
 pub use paths::{Mode, Paths};
 pub use startup::run;
-pub use stop_post::end_leftovers;
 
 use crate::core::{Fleet, JobId, Now, ProcessId, Time, Uid};
 use crate::dbus;

@@ -58,6 +58,8 @@ pub(super) struct Live {
     pub(super) channel: bool,
     /// The variable by which its descendants are known (`NAME=value`).
     pub(super) mark: String,
+    /// Its scope, where systemd made one.
+    unit: Option<String>,
     pid_file: Option<PathBuf>,
     stdin: Option<Arc<tokio::sync::Mutex<pipe::Sender>>>,
     tasks: Vec<AbortHandle>,
@@ -113,6 +115,7 @@ impl Workers {
             identity: started.identity.clone(),
             channel: started.channel.is_some(),
             mark: started.mark.clone(),
+            unit: started.unit.clone(),
             pid_file: started.pid_file.take(),
             stdin: started.stdin.take().map(|stdin| Arc::new(tokio::sync::Mutex::new(stdin))),
             tasks: Vec::new(),
@@ -178,8 +181,11 @@ impl Workers {
         for task in &live.tasks {
             task.abort();
         }
-        if let Tree::Cgroup(group) = &live.tree {
-            // A scope's has gone with its last process; one of our own is ours to remove.
+        // A scope's group is systemd's to remove: it learns from that group's cgroup.events that the scope has ended, and
+        // the kernel may drop that notice when the group goes first. One of our own is ours to remove.
+        if let Tree::Cgroup(group) = &live.tree
+            && live.unit.is_none()
+        {
             drop(group.remove());
         }
         if let Some(path) = live.pid_file {

@@ -95,6 +95,8 @@ trait Manager {
 
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
 
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+
     #[zbus(name = "GetUnitByPID")]
     fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
 
@@ -220,6 +222,21 @@ pub async fn own_job(connection: &Connection) -> zbus::Result<Option<String>> {
     object(connection, path, "org.freedesktop.systemd1.Job").await?.get_property("JobType").await.map(Some)
 }
 
+/// Whether a unit is inactive or failed and systemd is about to do nothing with it. Holds for one that is not loaded.
+///
+/// # Errors
+/// When the bus does not work.
+pub async fn is_at_rest(connection: &Connection, unit: &str) -> zbus::Result<bool> {
+    let path = match manager(connection).await?.get_unit(unit).await {
+        Err(error) if is_named(&error, "NoSuchUnit") => return Ok(true),
+        other => other?,
+    };
+    let unit = object(connection, path, "org.freedesktop.systemd1.Unit").await?;
+    let (job, _): (u32, OwnedObjectPath) = unit.get_property("Job").await?;
+    let state: String = unit.get_property("ActiveState").await?;
+    Ok(job == 0 && matches!(state.as_str(), "inactive" | "failed"))
+}
+
 async fn manager(connection: &Connection) -> zbus::Result<ManagerProxy<'static>> {
     ManagerProxy::builder(connection).cache_properties(CacheProperties::No).build().await
 }
@@ -313,6 +330,8 @@ mod tests {
         // Collected, or about to be; either way nobody has to know.
         reset(&connection, &unit, DEADLINE).await.unwrap();
         stop(&connection, "pm2rs-test-none.scope", DEADLINE).await.unwrap();
+        assert!(is_at_rest(&connection, "pm2rs-test-none.service").await.unwrap());
+        assert!(!is_at_rest(&connection, "dbus.service").await.unwrap());
         // None, or that of a service whose start this test is.
         let job = own_job(&connection).await.unwrap();
         assert!(matches!(job.as_deref(), None | Some("start")), "{job:?}");

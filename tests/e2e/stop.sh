@@ -62,6 +62,7 @@ no_process_of_ours() { same "$(inside pgrep -fc 'pm2rs|/srv/apps' || true)" 0; }
 test_the_watchdog_ends_a_daemon_that_hangs() {
     local before
     before=$(inside systemctl show -P MainPID pm2rs)
+    [ "$before" != 0 ]
     inside kill -STOP "$before"
     eventually 60 daemon_is_another "$before"
     eventually 20 online web 2

@@ -1,8 +1,8 @@
 //! What is left to do when the service was stopped while its daemon was dead: ends the workers that it left running.
 //!
-//! Runs as the unit's ExecStopPost=, in a process of its own, after every end of a daemon. Only a stop is its business:
-//! after a crash and before a restart the next daemon decides about the workers. Must never start anything or
-//! write the state file, in which those apps stay wanted.
+//! Runs as ExecStop= of pm2rs-leftovers.service, in a process of its own, after the daemon's service has ended. Only a
+//! stop is its business: after a crash and before a restart the next daemon decides about the workers. Must never start
+//! anything or write the state file, in which those apps stay wanted.
 
 use std::time::Duration;
 
@@ -17,8 +17,10 @@ use crate::sys::tree::Tree;
 
 /// No worker gets longer than this from its signal to SIGKILL. systemd's TimeoutStopSec= bounds all of it anyway.
 const GRACE_MAX: Duration = Duration::from_secs(30);
+/// The daemon's own unit.
+const SERVICE: &str = "pm2rs.service";
 
-/// Ends what a dead daemon left behind, if its service is being stopped.
+/// Ends what a dead daemon left behind, if its service is stopped and stays so.
 ///
 /// # Errors
 /// When systemd cannot be asked whether it is.
@@ -26,7 +28,7 @@ pub fn end_leftovers(mode: &Mode) -> anyhow::Result<()> {
     let paths = Paths::of(mode, |name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot wait")?;
     runtime.block_on(async {
-        if !is_being_stopped(mode).await.context("cannot ask systemd why the daemon ended")? {
+        if !is_stopped_for_good(mode).await.context("cannot ask systemd whether the daemon is to run")? {
             return Ok(());
         }
         let Some(saved) = persist::load(&paths.state_file()) else { return Ok(()) };
@@ -41,12 +43,12 @@ pub fn end_leftovers(mode: &Mode) -> anyhow::Result<()> {
     })
 }
 
-async fn is_being_stopped(mode: &Mode) -> zbus::Result<bool> {
+async fn is_stopped_for_good(mode: &Mode) -> zbus::Result<bool> {
     let connection = match mode {
         Mode::System => zbus::Connection::system().await?,
         Mode::User | Mode::Private { .. } => zbus::Connection::session().await?,
     };
-    Ok(scope::own_job(&connection).await?.as_deref() == Some("stop"))
+    scope::is_at_rest(&connection, SERVICE).await
 }
 
 /// PM2's way to end a process tree. Whatever fails here has failed for want of a process to end.
