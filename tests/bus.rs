@@ -12,3 +12,5 @@ mod hostile;
 mod message_bus;
 #[path = "bus/private.rs"]
 mod private;
+#[path = "bus/scripts.rs"]
+mod scripts;

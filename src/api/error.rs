@@ -27,6 +27,9 @@ pub enum Error {
     /// The request itself makes no sense; nothing was changed.
     #[error("{0}")]
     InvalidArgument(String),
+    /// The script is not there; nothing was changed.
+    #[error("script `{0}` does not exist")]
+    ScriptNotFound(String),
     /// The same script runs already under the same name; `force` starts another.
     #[error("script `{0}` is already launched")]
     AlreadyLaunched(String),
@@ -62,6 +65,7 @@ impl Error {
             Error::NoSuchJob(_) => "org.pm2rs1.Error.NoSuchJob",
             Error::AccessDenied(_) => "org.pm2rs1.Error.AccessDenied",
             Error::InvalidArgument(_) => "org.pm2rs1.Error.InvalidArgument",
+            Error::ScriptNotFound(_) => "org.pm2rs1.Error.ScriptNotFound",
             Error::AlreadyLaunched(_) => "org.pm2rs1.Error.AlreadyLaunched",
             Error::NotPossible(_) => "org.pm2rs1.Error.NotPossible",
             Error::NothingToDo => "org.pm2rs1.Error.NothingToDo",
@@ -75,7 +79,10 @@ impl Error {
     /// What the variant carries where that is not its whole sentence.
     fn datum(&self) -> Option<String> {
         match self {
-            Error::NoSuchTarget(text) | Error::AlreadyLaunched(text) | Error::Unreachable(text) => Some(text.clone()),
+            Error::NoSuchTarget(text)
+            | Error::ScriptNotFound(text)
+            | Error::AlreadyLaunched(text)
+            | Error::Unreachable(text) => Some(text.clone()),
             Error::NoSuchJob(id) => Some(id.to_string()),
             _ => None,
         }
@@ -90,6 +97,7 @@ impl Error {
             "NoSuchJob" => text.parse().map_or(Error::Failed(sentence), Error::NoSuchJob),
             "AccessDenied" => Error::AccessDenied(text),
             "InvalidArgument" => Error::InvalidArgument(text),
+            "ScriptNotFound" => Error::ScriptNotFound(text),
             "AlreadyLaunched" => Error::AlreadyLaunched(text),
             "NotPossible" => Error::NotPossible(text),
             "NothingToDo" => Error::NothingToDo,
@@ -190,6 +198,7 @@ mod tests {
             Error::NoSuchJob(4_000_000_000),
             Error::AccessDenied(text()),
             Error::InvalidArgument(text()),
+            Error::ScriptNotFound(text()),
             Error::AlreadyLaunched(text()),
             Error::NotPossible(text()),
             Error::NothingToDo,

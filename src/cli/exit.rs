@@ -62,6 +62,7 @@ impl From<api::Error> for Failure {
         match error {
             api::Error::NoSuchTarget(target) => Failure::Error(no_such_target(&target)),
             api::Error::NoProcess => Failure::Warning("No process found".to_owned()),
+            api::Error::ScriptNotFound(script) => Failure::Error(format!("Script not found: {script}")),
             api::Error::AlreadyLaunched(_) => {
                 Failure::error("Script already launched, add -f option to force re-execution")
             }

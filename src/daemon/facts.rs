@@ -8,6 +8,7 @@ use crate::core::{AppId, Exit, JobId, JobOutcome, SpawnFailure, WorkerId};
 
 use crate::dbus;
 
+use super::handle::Request;
 use super::workers::Started;
 
 /// Something that a task found out.
@@ -15,6 +16,8 @@ use super::workers::Started;
 pub(super) enum Fact {
     /// An ordered worker runs, or could not be started.
     Spawned(WorkerId, Box<Result<Started, SpawnFailure>>),
+    /// The script that a request would run is there.
+    ScriptSeen(Box<Request>),
     /// A worker's main process ended.
     Exited(WorkerId, Exit),
     /// Nothing of a worker's tree is left.

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `startup.rs` | from nothing to a daemon that takes commands |
 //! | `run.rs` | the loop: what it waits for, what is due |
-//! | `requests.rs`, `targets.rs` | what callers ask, and whether they may |
+//! | `requests.rs`, `targets.rs`, `script.rs` | what callers ask, whether they may, whether it is there |
 //! | `actions.rs` | performs what the core decided |
 //! | `happenings.rs`, `facts.rs` | what workers, Node and tasks tell, as events for the core |
 //! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
@@ -37,6 +37,7 @@ mod run;
 mod sampling;
 mod saved_list;
 mod scopes;
+mod script;
 mod spawner;
 mod startup;
 mod targets;

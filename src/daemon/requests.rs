@@ -17,8 +17,8 @@ use crate::sys::identity::Identity;
 const MAX_PROCESSES: usize = 2048;
 
 impl Daemon {
-    /// Takes a request; its reply is sent here or by the task that does the work.
-    pub(super) fn on_request(&mut self, request: Request) {
+    /// Does what is asked; the reply is sent here or by the task that does the work.
+    pub(super) fn take(&mut self, request: Request) {
         let Request { caller, what } = request;
         let caller = &caller;
         match what {
