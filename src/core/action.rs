@@ -116,10 +116,14 @@ pub enum Action {
     },
     /// A line for the daemon's own log, about a process.
     Log {
+        /// What it tells.
+        topic: LogTopic,
         /// How bad it is.
         level: LogLevel,
         /// About which.
-        process: Option<ProcessId>,
+        process: ProcessId,
+        /// The name of its app; the row may be gone by the time this is performed.
+        app: String,
         /// What.
         message: String,
     },
@@ -164,6 +168,45 @@ pub enum JobOutcome {
     },
     /// Cancelled by somebody.
     Cancelled,
+}
+
+/// What a log line tells; each has an id of its own in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogTopic {
+    /// A worker is started.
+    Starting,
+    /// A row is served.
+    Online,
+    /// A worker was not ready in time and counts as ready all the same.
+    LateReady,
+    /// A worker ended by itself.
+    Exited,
+    /// A worker ended because it was asked to.
+    Ended,
+    /// It is started again after a while.
+    Backoff,
+    /// It ended too often and is not started again.
+    CrashLoop,
+    /// There was nothing to start.
+    StartFailed,
+    /// It is restarted because of a schedule or a changed file.
+    Triggered,
+    /// It is restarted because it uses too much memory.
+    MemoryLimit,
+    /// It was stopped.
+    Stopped,
+    /// The row is gone.
+    Deleted,
+    /// Requests are cut off because they take too long.
+    DrainTimeout,
+    /// A worker that does not end is killed.
+    KillTimeout,
+    /// And cannot be killed.
+    Unkillable,
+    /// A reload failed; nothing had been replaced, or what had been stays.
+    ReloadFailed,
+    /// A reload failed half-way and was taken back.
+    ReloadRolledBack,
 }
 
 /// How much a log line matters.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::process::{Desired, State};
 use super::restart::{End, Verdict};
 use super::worker::{Worker, WorkerState};
-use super::{Action, AppSpec, Exit, Fleet, LogLevel, ProcessId, SpawnFailure, Timer, WorkerId};
+use super::{Action, AppSpec, Exit, Fleet, LogLevel, LogTopic, ProcessId, SpawnFailure, Timer, WorkerId};
 
 /// The worker that served a row, now that nothing of it is left.
 struct Over {
@@ -27,12 +27,14 @@ impl Fleet {
         let (process, before) = (worker.process, worker.state);
         worker.exit = Some(exit);
         worker.own_end = matches!(before, WorkerState::Starting | WorkerState::Ready);
-        let level = if worker.own_end && exit != Exit::Code(0) { LogLevel::Warning } else { LogLevel::Info };
+        let by_itself = worker.own_end;
+        let level = if by_itself && exit != Exit::Code(0) { LogLevel::Warning } else { LogLevel::Info };
         self.disarm(Timer::Listen(id));
         self.disarm(Timer::MinUptime(id));
         self.disarm(Timer::Drain(id));
         self.set_worker_state(id, WorkerState::Exited);
-        self.log(level, process, &format!("exited with {}", exit.in_pm2_words()));
+        let topic = if by_itself { LogTopic::Exited } else { LogTopic::Ended };
+        self.log(topic, level, process, &format!("exited with {}", exit.in_pm2_words()));
         let is_current = self.processes.get(&process).is_some_and(|row| row.current == Some(id));
         if is_current {
             let manually = self.processes.get(&process).is_some_and(|row| row.manually);
@@ -97,6 +99,7 @@ impl Fleet {
             row.reason.clear();
             let manually = row.manually;
             self.set_state(process, State::Stopped);
+            self.log(LogTopic::Stopped, LogLevel::Info, process, "stopped");
             if !self.shutting_down {
                 self.announce(process, "stop", manually);
             }
@@ -111,7 +114,7 @@ impl Fleet {
             return;
         }
         if let Some(failure) = failure.as_ref().filter(|failure| !failure.transient) {
-            self.log(LogLevel::Error, process, &failure.message);
+            self.log(LogTopic::StartFailed, LogLevel::Error, process, &failure.message);
             return self.set_state(process, State::Errored);
         }
         let uptime = worker.spawned_at.map_or(0, |at| now.since(at));
@@ -123,6 +126,7 @@ impl Fleet {
                 row.reason = format!("{}, {} times in too short a time", row.reason, spec.max_restarts);
                 self.set_state(process, State::Errored);
                 self.log(
+                    LogTopic::CrashLoop,
                     LogLevel::Error,
                     process,
                     &format!("had too many unstable restarts ({}). Stopped. \"errored\"", spec.max_restarts),
@@ -138,7 +142,7 @@ impl Fleet {
                 row.restart_at = Some(now.after(delay));
                 row.backoff_since = Some(now);
                 self.set_state(process, State::Backoff);
-                self.log(LogLevel::Info, process, &format!("will restart in {delay}ms"));
+                self.log(LogTopic::Backoff, LogLevel::Info, process, &format!("will restart in {delay}ms"));
                 self.arm(Timer::Restart(process), delay);
             }
         }

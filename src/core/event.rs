@@ -94,6 +94,8 @@ pub enum Event {
     RestartTriggered {
         /// Which.
         process: ProcessId,
+        /// What wants it.
+        cause: RestartCause,
         /// Why, in a few words ("memory 120 MB over 100 MB", "cron", "changed: src/a.js").
         reason: String,
         /// Replace gracefully where the mode allows it.
@@ -165,6 +167,17 @@ pub enum Event {
 pub struct ReloadOptions {
     /// Workers replaced at a time; `None` takes the app's `reload_batch`.
     pub batch: Option<u32>,
+}
+
+/// What other than a person has a process restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartCause {
+    /// `cron_restart`.
+    Schedule,
+    /// A watched file changed.
+    FileChange,
+    /// `max_memory_restart`.
+    Memory,
 }
 
 /// Why a worker could not be started.

@@ -12,7 +12,7 @@ use super::jobs::Job;
 use super::process::{Process, State};
 use super::timers::{self, Timers};
 use super::worker::{Worker, WorkerState};
-use super::{Action, App, AppId, AppSpec, Event, LogLevel, Now, ProcessId, Time, Timer, WorkerId};
+use super::{Action, App, AppId, AppSpec, Event, LogLevel, LogTopic, Now, ProcessId, Time, Timer, WorkerId};
 
 /// The truth.
 ///
@@ -72,8 +72,8 @@ impl Fleet {
             Event::ResetRequested { processes } => self.reset_requested(&processes),
             Event::JobCancelRequested { job } => self.job_cancel_requested(job),
             Event::ShutdownRequested { job } => self.shutdown_requested(job),
-            Event::RestartTriggered { process, reason, graceful } => {
-                self.restart_triggered(process, &reason, graceful);
+            Event::RestartTriggered { process, cause, reason, graceful } => {
+                self.restart_triggered(process, cause, &reason, graceful);
             }
             Event::WorkerSpawned { worker, pid } => self.worker_spawned(worker, pid),
             Event::SpawnFailed { worker, failure } => self.spawn_failed(worker, failure),
@@ -240,10 +240,10 @@ impl Fleet {
     }
 
     /// Says `App [NAME:ID] WHAT` in the daemon's log, the form that PM2's users grep for.
-    pub(super) fn log(&mut self, level: LogLevel, process: ProcessId, what: &str) {
+    pub(super) fn log(&mut self, topic: LogTopic, level: LogLevel, process: ProcessId, what: &str) {
         let name = self.name_of(process);
         let message = format!("App [{name}:{process}] {what}");
-        self.push(Action::Log { level, process: Some(process), message });
+        self.push(Action::Log { topic, level, process, app: name, message });
     }
 
     pub(super) fn name_of(&self, process: ProcessId) -> String {

@@ -37,9 +37,9 @@ mod time;
 mod timers;
 mod worker;
 
-pub use action::{Action, JobOutcome, LogLevel, SpawnOrder};
+pub use action::{Action, JobOutcome, LogLevel, LogTopic, SpawnOrder};
 pub use app::App;
-pub use event::{Event, ReloadOptions, SpawnFailure, Timer};
+pub use event::{Event, ReloadOptions, RestartCause, SpawnFailure, Timer};
 pub use exit::Exit;
 pub use fleet::Fleet;
 pub use ids::{AppId, JobId, ProcessId, Uid, WorkerId};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::process::State;
 use super::worker::WorkerState;
-use super::{Action, AppSpec, Fleet, LogLevel, SpawnFailure, Timer, WorkerId};
+use super::{Action, AppSpec, Fleet, LogLevel, LogTopic, SpawnFailure, Timer, WorkerId};
 
 impl Fleet {
     pub(super) fn worker_spawned(&mut self, id: WorkerId, pid: u32) {
@@ -105,7 +105,7 @@ impl Fleet {
         let Some(row) = self.processes.get(&process).filter(|row| row.current == Some(id)) else { return };
         let manually = row.manually;
         self.set_state(process, State::Ready);
-        self.log(LogLevel::Info, process, "online");
+        self.log(LogTopic::Online, LogLevel::Info, process, "online");
         self.announce(process, "online", manually);
         self.announce(process, if first { "start" } else { "restart" }, manually);
         if let Some(row) = self.processes.get_mut(&process) {
@@ -128,7 +128,8 @@ impl Fleet {
             process,
             &format!("`{name}` (process {process}) was not ready within {timeout} ms; it counts as ready from now on"),
         );
-        self.log(LogLevel::Warning, process, &format!("was not ready within {timeout} ms, counts as ready"));
+        let text = format!("was not ready within {timeout} ms, counts as ready");
+        self.log(LogTopic::LateReady, LogLevel::Warning, process, &text);
         self.become_ready(id);
     }
 

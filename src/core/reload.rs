@@ -30,7 +30,9 @@ use super::jobs::{JobKind, Lane, Report};
 use super::process::{Desired, State};
 use super::start::Start;
 use super::worker::WorkerState;
-use super::{AppId, AppSpec, Fleet, JobId, LogLevel, OnReloadFailure, ProcessId, ReloadOptions, Timer, WorkerId};
+use super::{
+    AppId, AppSpec, Fleet, JobId, LogLevel, LogTopic, OnReloadFailure, ProcessId, ReloadOptions, Timer, WorkerId,
+};
 
 /// One app's part of a reload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +53,9 @@ pub(super) struct ReloadLane {
     failure: Option<(ProcessId, String)>,
     /// Rows that could not be brought back.
     stuck: Vec<ProcessId>,
+    /// Some had been replaced and were to be brought back.
+    #[serde(default)]
+    taken_back: bool,
     steps: Vec<Step>,
 }
 
@@ -116,6 +121,7 @@ impl ReloadLane {
             proven: false,
             failure: None,
             stuck: Vec::new(),
+            taken_back: false,
             steps: processes.into_iter().map(|process| Step::new(process, 0)).collect(),
         }
     }
@@ -386,6 +392,7 @@ impl ReloadLane {
             let added = fleet.processes_of(self.app).filter(|row| row.release == to && !known.contains(&row.id));
             self.steps.extend(added.map(|row| Step::new(row.id, self.from)));
         }
+        self.taken_back = self.steps.iter().any(|step| !matches!(step.state, StepState::Over | StepState::Leaving(_)));
         if let Some(app) = fleet.apps.get_mut(&self.app).filter(|app| roll_back && app.release == to) {
             app.release = self.from;
         }
@@ -417,7 +424,8 @@ impl ReloadLane {
             }
         };
         let message = format!("cannot reload `{name}`: process {process}: {why}; {rest}");
-        fleet.log(LogLevel::Error, process, &format!("reload failed: {why}; {rest}"));
+        let topic = if self.taken_back { LogTopic::ReloadRolledBack } else { LogTopic::ReloadFailed };
+        fleet.log(topic, LogLevel::Error, process, &format!("reload failed: {why}; {rest}"));
         report.fail(Some(process), message);
     }
 }

@@ -5,7 +5,7 @@
 use super::process::{Desired, State};
 use super::restart::Record;
 use super::worker::{Readiness, WorkerState};
-use super::{Action, AppSpec, ExecMode, Fleet, LogLevel, ProcessId, Timer, WorkerId};
+use super::{Action, AppSpec, ExecMode, Fleet, LogLevel, LogTopic, ProcessId, Timer, WorkerId};
 
 /// What a newcomer has to stay up beyond `min_uptime` (ms), so that a release which crashes after exactly that time
 /// does not slip through.
@@ -77,7 +77,7 @@ impl Fleet {
         row.record = Record::default();
         self.serve(process, worker);
         self.set_state(process, State::Ready);
-        self.log(LogLevel::Info, process, "online");
+        self.log(LogTopic::Online, LogLevel::Info, process, "online");
         let manually = self.processes.get_mut(&process).is_some_and(|row| std::mem::take(&mut row.manually));
         self.announce(process, "online", manually);
         self.announce(process, "reload", manually);
@@ -104,7 +104,7 @@ impl Fleet {
         self.serve(process, worker);
         self.set_state(process, state);
         if ready {
-            self.log(LogLevel::Info, process, "online");
+            self.log(LogTopic::Online, LogLevel::Info, process, "online");
             self.announce(process, "online", false);
         }
         true

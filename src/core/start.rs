@@ -10,7 +10,8 @@ use super::process::{Desired, Process, State};
 use super::restart::Record;
 use super::worker::{Readiness, Worker, WorkerState};
 use super::{
-    Action, App, AppId, AppSpec, ExecMode, Fleet, JobId, LogLevel, ProcessId, SpawnOrder, Timer, Uid, WorkerId,
+    Action, App, AppId, AppSpec, ExecMode, Fleet, JobId, LogLevel, LogTopic, ProcessId, RestartCause, SpawnOrder,
+    Timer, Uid, WorkerId,
 };
 
 /// After the first process of an app has proved that it starts, so many are started at a time.
@@ -222,21 +223,25 @@ impl Fleet {
 
     /// A trigger starts what has ended by itself (a planned job that ran to its end, an errored app whose file was
     /// changed), but never what a person has stopped; PM2's cron does that.
-    pub(super) fn restart_triggered(&mut self, process: ProcessId, reason: &str, graceful: bool) {
+    pub(super) fn restart_triggered(&mut self, process: ProcessId, cause: RestartCause, reason: &str, graceful: bool) {
         let Some(row) = self.processes.get(&process) else { return };
         if self.shutting_down || row.desired != Desired::Running {
             return;
         }
         let (state, replacing) = (row.state, row.incoming.is_some());
+        let topic = match cause {
+            RestartCause::Memory => LogTopic::MemoryLimit,
+            RestartCause::Schedule | RestartCause::FileChange => LogTopic::Triggered,
+        };
         match state {
             State::Draining | State::Stopping => {}
             State::Starting | State::Ready if graceful && replacing => {}
             State::Ready if replacing || (graceful && self.can_be_replaced(process)) => {
-                self.log(LogLevel::Info, process, &format!("reloads: {reason}"));
+                self.log(topic, LogLevel::Info, process, &format!("reloads: {reason}"));
                 self.reload_by_trigger(process);
             }
             _ => {
-                self.log(LogLevel::Info, process, &format!("restarts: {reason}"));
+                self.log(topic, LogLevel::Info, process, &format!("restarts: {reason}"));
                 self.restart_process(process, false);
             }
         }
@@ -354,7 +359,7 @@ impl Fleet {
             if let Some(row) = self.processes.get_mut(&process) {
                 row.current = Some(worker);
             }
-            self.log(LogLevel::Info, process, &line);
+            self.log(LogTopic::Starting, LogLevel::Info, process, &line);
             self.set_state(process, State::Starting);
         }
     }

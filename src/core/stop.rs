@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::jobs::{JobKind, Lane, Report};
 use super::process::{Desired, Process, State};
 use super::worker::WorkerState;
-use super::{Action, AppId, Fleet, JobId, LogLevel, ProcessId, Timer, WorkerId};
+use super::{Action, AppId, Fleet, JobId, LogLevel, LogTopic, ProcessId, Timer, WorkerId};
 
 /// After SIGKILL, a worker ought to be gone within so many milliseconds; one that is not hangs in the kernel.
 pub const UNKILLABLE_AFTER: u64 = 5_000;
@@ -157,7 +157,7 @@ impl Fleet {
         let over = |row: &&Process| row.desired == Desired::Removed && row.workers().next().is_none();
         let Some(row) = self.processes.get(&process).filter(over) else { return };
         let (app, manually) = (row.app, row.manually);
-        self.log(LogLevel::Info, process, "deleted");
+        self.log(LogTopic::Deleted, LogLevel::Info, process, "deleted");
         self.announce(process, "delete", manually);
         self.forget_process(process);
         if self.processes_of(app).next().is_none() {
@@ -250,7 +250,8 @@ impl Fleet {
     pub(super) fn drain_timed_out(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (process, timeout) = (worker.process, self.spec_of_worker(id).map_or(0, |spec| spec.drain_timeout));
-        self.log(LogLevel::Warning, process, &format!("requests still in flight after {timeout} ms, ends now"));
+        let text = format!("requests still in flight after {timeout} ms, ends now");
+        self.log(LogTopic::DrainTimeout, LogLevel::Warning, process, &text);
         self.end_draining(id);
     }
 
@@ -275,7 +276,8 @@ impl Fleet {
         let Some(worker) = self.workers.get(&id) else { return };
         let process = worker.process;
         let timeout = self.spec_of_worker(id).map_or(0, |spec| spec.kill_timeout);
-        self.log(LogLevel::Warning, process, &format!("did not end within {timeout} ms, sending SIGKILL"));
+        let text = format!("did not end within {timeout} ms, sending SIGKILL");
+        self.log(LogTopic::KillTimeout, LogLevel::Warning, process, &text);
         self.kill(id);
     }
 
@@ -285,7 +287,7 @@ impl Fleet {
         worker.unkillable = true;
         let (process, pid) = (worker.process, worker.pid.unwrap_or_default());
         let reason = format!("pid {pid} could not be stopped, not even by SIGKILL");
-        self.log(LogLevel::Error, process, &reason);
+        self.log(LogTopic::Unkillable, LogLevel::Error, process, &reason);
         let Some(row) = self.processes.get_mut(&process) else { return };
         row.reason = reason;
         row.restarting = false;

@@ -8,7 +8,8 @@ use tracing::{error, info, warn};
 use super::handle::Change;
 use super::keeping;
 use super::{Daemon, now, present};
-use crate::core::{Action, Event, Exit, JobId, JobOutcome, LogLevel, ProcessId, State};
+use crate::core::{Action, Event, Exit, JobId, JobOutcome, LogLevel, LogTopic, ProcessId, State};
+use crate::logs::message_ids;
 
 impl Daemon {
     /// Takes an event into the core and does what it says, and what follows from that.
@@ -63,6 +64,7 @@ impl Daemon {
                 self.primary.remove_process(process);
                 self.restart_triggers.forget_process(process);
                 self.reported.remove(&process);
+                self.dropped.remove(&process);
                 self.publish(Change::ProcessRemoved(process.0));
             }
             Action::Announce { process, event, manually } => self.announce(process, event, manually),
@@ -75,7 +77,7 @@ impl Daemon {
                 JobOutcome::Failed { process: Some(process), message } => self.with_last_words(job, process, message),
                 outcome => self.finish_job(job, outcome),
             },
-            Action::Log { level, process, message } => self.log(level, process, &message),
+            Action::Log { topic, level, process, app, message } => self.log(topic, level, process, &app, &message),
             Action::SaveState => self.persist.touch(now()),
             Action::Exit => self.exit = true,
         }
@@ -131,15 +133,21 @@ impl Daemon {
     }
 
     /// A line about a process in the daemon's own log, with the fields that journalctl(1) can select by.
-    fn log(&self, level: LogLevel, process: Option<ProcessId>, message: &str) {
-        let row = process.and_then(|id| self.fleet.process(id));
-        let app = row.and_then(|row| self.fleet.app(row.app)).map_or("", |app| app.name());
-        let id = process.map(|id| id.0);
-        let exit = row.and_then(|row| row.last_exit).map(Exit::in_pm2_words).unwrap_or_default();
+    fn log(&self, topic: LogTopic, level: LogLevel, process: ProcessId, app: &str, message: &str) {
+        // A field without a value is left out.
+        let row = self.fleet.process(process).filter(|_| matches!(topic, LogTopic::Exited | LogTopic::Ended));
+        let exit = row.and_then(|row| row.last_exit).map(Exit::in_pm2_words);
+        let (topic, process) = (message_ids::of(topic), process.0);
         match level {
-            LogLevel::Info => info!(PM2RS_APP = app, PM2RS_PROCESS = id, PM2RS_EXIT = exit, "{message}"),
-            LogLevel::Warning => warn!(PM2RS_APP = app, PM2RS_PROCESS = id, PM2RS_EXIT = exit, "{message}"),
-            LogLevel::Error => error!(PM2RS_APP = app, PM2RS_PROCESS = id, PM2RS_EXIT = exit, "{message}"),
+            LogLevel::Info => {
+                info!(MESSAGE_ID = topic, PM2RS_APP = app, PM2RS_PROCESS = process, PM2RS_EXIT = exit, "{message}");
+            }
+            LogLevel::Warning => {
+                warn!(MESSAGE_ID = topic, PM2RS_APP = app, PM2RS_PROCESS = process, PM2RS_EXIT = exit, "{message}");
+            }
+            LogLevel::Error => {
+                error!(MESSAGE_ID = topic, PM2RS_APP = app, PM2RS_PROCESS = process, PM2RS_EXIT = exit, "{message}");
+            }
         }
     }
 }

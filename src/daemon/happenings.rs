@@ -7,7 +7,7 @@ use super::facts::Fact;
 use super::keeping;
 use super::workers::{Started, Wish};
 use crate::core::{AppSpec, Event, Exit, SpawnFailure, WorkerId};
-use crate::logs::{LogEvent, Source};
+use crate::logs::{Source, message_ids};
 use crate::node::{Attachment, NodeEvent};
 use crate::sys::pidfd::{self, ExitStatus};
 
@@ -168,13 +168,35 @@ impl Daemon {
             NodeEvent::Misbehaved { worker, reason } => warn!(%worker, reason, "broke the rules of its channel"),
             NodeEvent::Hung { worker, since_ms } => {
                 self.note_hung(worker, true);
-                warn!(%worker, since_ms, "does not answer; its connections go to others");
+                let (app, process) = self.served_by(worker);
+                warn!(
+                    MESSAGE_ID = message_ids::HUNG,
+                    PM2RS_APP = app,
+                    PM2RS_PROCESS = process,
+                    %worker,
+                    since_ms,
+                    "does not answer; its connections go to others"
+                );
             }
             NodeEvent::Responsive { worker } => {
                 self.note_hung(worker, false);
-                info!(%worker, "answers again");
+                let (app, process) = self.served_by(worker);
+                info!(
+                    MESSAGE_ID = message_ids::RESPONSIVE,
+                    PM2RS_APP = app,
+                    PM2RS_PROCESS = process,
+                    %worker,
+                    "answers again"
+                );
             }
         }
+    }
+
+    /// Name of the app and number of the row that a worker serves.
+    fn served_by(&self, worker: WorkerId) -> (Option<&str>, Option<u32>) {
+        let row = self.fleet.worker(worker).and_then(|worker| self.fleet.process(worker.process));
+        let app = row.and_then(|row| self.fleet.app(row.app));
+        (app.map(crate::core::App::name), row.map(|row| row.id.0))
     }
 
     fn note_hung(&mut self, worker: WorkerId, hung: bool) {
@@ -184,11 +206,6 @@ impl Daemon {
         }
         self.report_value(process, "hung", serde_json::Value::Bool(hung));
         self.publish_process(process);
-    }
-
-    /// Takes what the log path has to say.
-    pub(super) fn on_log_event(&mut self, event: LogEvent) {
-        super::output::on_log_event(&mut self.dropped, event);
     }
 
     /// Asks a worker to end, the way its app expects.

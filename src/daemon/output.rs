@@ -1,6 +1,5 @@
 //! Requests about apps' output, and what the log path tells of itself.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use tracing::{info, warn};
@@ -9,8 +8,8 @@ use super::Daemon;
 use super::handle::{Caller, LogRequest, Reply};
 use super::requests::{answer, worker_identity};
 use crate::api::Error;
-use crate::core::{JobOutcome, ProcessId};
-use crate::logs::{Known, LogEvent};
+use crate::core::{App, JobOutcome, ProcessId};
+use crate::logs::{Known, LogEvent, message_ids};
 
 /// Lines of each process that one request may ask for.
 const MAX_LINES: u32 = 100_000;
@@ -84,18 +83,32 @@ impl Daemon {
             drop(facts.send(super::facts::Fact::JobEnded(job, outcome)));
         });
     }
-}
 
-/// Counts what was lost and says so.
-pub(super) fn on_log_event(dropped: &mut HashMap<ProcessId, u64>, event: LogEvent) {
-    match event {
-        LogEvent::Dropped { process, lines, reason } => {
-            let all = dropped.entry(process).or_default();
-            *all = all.saturating_add(lines);
-            warn!(PM2RS_PROCESS = process.0, lines, reason, "log lines are being dropped");
-        }
-        LogEvent::Recovered { process, lines } => {
-            info!(PM2RS_PROCESS = process.0, lines, "log lines are kept again");
+    /// Takes what the log path has to say: counts what was lost, and says so.
+    pub(super) fn on_log_event(&mut self, event: LogEvent) {
+        let (LogEvent::Dropped { process, .. } | LogEvent::Recovered { process, .. }) = &event;
+        let row = self.fleet.process(*process).and_then(|row| self.fleet.app(row.app));
+        let (app, process) = (row.map(App::name), *process);
+        match event {
+            LogEvent::Dropped { lines, reason, .. } => {
+                warn!(
+                    MESSAGE_ID = message_ids::LINES_DROPPED,
+                    PM2RS_APP = app,
+                    PM2RS_PROCESS = process.0,
+                    lines,
+                    reason,
+                    "log lines are being dropped"
+                );
+                let all = self.dropped.entry(process).or_default();
+                *all = all.saturating_add(lines);
+            }
+            LogEvent::Recovered { lines, .. } => info!(
+                MESSAGE_ID = message_ids::LINES_KEPT_AGAIN,
+                PM2RS_APP = app,
+                PM2RS_PROCESS = process.0,
+                lines,
+                "log lines are kept again"
+            ),
         }
     }
 }

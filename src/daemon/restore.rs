@@ -8,6 +8,7 @@ use super::persist::{self, Saved, SavedWorker};
 use super::saved_list::restores_at_boot;
 use super::{Daemon, keeping, present};
 use crate::core::{Event, Exit, SpawnFailure, WorkerId, WorkerState};
+use crate::logs::message_ids;
 
 impl Daemon {
     /// Goes on exactly where the daemon before was when it died: rows, counters, timers, and the workers themselves.
@@ -21,7 +22,12 @@ impl Daemon {
         }
         let workers: Vec<WorkerId> = self.fleet.workers().map(|worker| worker.id).collect();
         let mut events: VecDeque<Event> = workers.iter().filter_map(|worker| self.adopt(*worker)).collect();
-        info!(workers = workers.len(), gone = events.len(), "took over from the daemon before");
+        info!(
+            MESSAGE_ID = message_ids::DAEMON_ADOPTED,
+            workers = workers.len(),
+            gone = events.len(),
+            "took over from the daemon before"
+        );
         for unknown in keeping::kept(&self.store).into_iter().filter(|worker| !workers.contains(worker)) {
             self.primary.detach(unknown);
             keeping::end(&self.store, unknown);

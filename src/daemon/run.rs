@@ -13,7 +13,7 @@ use super::startup::Waiter;
 use super::{Daemon, Mode, now, present};
 use crate::core::{Event, Time};
 use crate::dbus;
-use crate::logs::LogEvent;
+use crate::logs::{LogEvent, message_ids};
 use crate::node::NodeEvent;
 use crate::sys::notify::{self, Notice};
 
@@ -160,7 +160,12 @@ impl Daemon {
             Ok(server) => {
                 self.server = Some(server);
                 self.notify(Notice::Ready);
-                info!(version = env!("CARGO_PKG_VERSION"), mode = self.mode.name(), "pm2rs is ready");
+                info!(
+                    MESSAGE_ID = message_ids::DAEMON_READY,
+                    version = env!("CARGO_PKG_VERSION"),
+                    mode = self.mode.name(),
+                    "pm2rs is ready"
+                );
             }
             Err(error) => self.serving_problem = Some(error.into()),
         }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::facts::Fact;
 use super::requests::worker_identity;
 use super::{Daemon, now};
-use crate::core::{AppId, AppSpec, Event, ExecMode, ProcessId, State, Time, WatchSpec};
+use crate::core::{AppId, AppSpec, Event, ExecMode, ProcessId, RestartCause, State, Time, WatchSpec};
 use crate::sys::identity::run_as_async;
 
 /// Memory of apps with a limit is looked at so often (ms).
@@ -154,7 +154,12 @@ impl Daemon {
             if let Some((cron, _, at)) = self.restart_triggers.cron.get_mut(&process) {
                 *at = next_time(cron).unwrap_or(Time(u64::MAX));
             }
-            self.feed(Event::RestartTriggered { process, reason: "cron_restart".to_owned(), graceful: false });
+            self.feed(Event::RestartTriggered {
+                process,
+                cause: RestartCause::Schedule,
+                reason: "cron_restart".to_owned(),
+                graceful: false,
+            });
         }
         let changed: Vec<AppId> =
             self.restart_triggers.changed.iter().filter(|(_, (at, _))| *at <= present).map(|(id, _)| *id).collect();
@@ -165,7 +170,12 @@ impl Daemon {
             info!(reason, "restarting what is watched");
             let rows: Vec<ProcessId> = self.fleet.processes_of(app).map(|row| row.id).collect();
             for process in rows {
-                self.feed(Event::RestartTriggered { process, reason: reason.clone(), graceful });
+                self.feed(Event::RestartTriggered {
+                    process,
+                    cause: RestartCause::FileChange,
+                    reason: reason.clone(),
+                    graceful,
+                });
             }
         }
         if self.restart_triggers.memory.is_some_and(|at| at <= present) {
@@ -190,7 +200,7 @@ impl Daemon {
         // Nothing wakes an idle daemon whose apps have no limit.
         self.restart_triggers.memory = limited.then(|| now().after(MEMORY_INTERVAL));
         for (process, reason, graceful) in over {
-            self.feed(Event::RestartTriggered { process, reason, graceful });
+            self.feed(Event::RestartTriggered { process, cause: RestartCause::Memory, reason, graceful });
         }
     }
 }

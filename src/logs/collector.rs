@@ -55,6 +55,7 @@ impl Row {
 struct Origins {
     instance: u32,
     namespace: String,
+    uid: u32,
     pid: u32,
     unit: Option<String>,
 }
@@ -66,6 +67,7 @@ impl Origins {
             process: outlet.process,
             instance: self.instance,
             namespace: &self.namespace,
+            uid: self.uid,
             err: outlet.writer.err,
             worker: outlet.writer.worker.0,
             pid: self.pid,
@@ -284,8 +286,13 @@ impl Collector {
 
     fn attach(&mut self, source: Source) {
         let Source { worker, process, app, app_name, identity, spec, stdout, stderr, .. } = source;
-        let origins =
-            Origins { instance: source.instance, namespace: source.namespace, pid: source.pid, unit: source.unit };
+        let origins = Origins {
+            instance: source.instance,
+            namespace: source.namespace,
+            uid: identity.uid,
+            pid: source.pid,
+            unit: source.unit,
+        };
         let known = Known { process, app, app_name: app_name.clone(), identity, spec: spec.clone() };
         self.know(known);
         let Some(row) = self.rows.get(&process) else { return };

@@ -33,6 +33,8 @@ pub struct Sender<'a> {
     pub instance: u32,
     /// Its namespace.
     pub namespace: &'a str,
+    /// The user it runs as.
+    pub uid: u32,
     /// Standard error rather than standard output.
     pub err: bool,
     /// The worker.
@@ -54,6 +56,7 @@ impl Sender<'_> {
         text("PM2RS_PROCESS", &self.process.to_string());
         text("PM2RS_INSTANCE", &self.instance.to_string());
         text("PM2RS_NAMESPACE", self.namespace);
+        text("PM2RS_UID", &self.uid.to_string());
         text("PM2RS_STREAM", if self.err { "err" } else { "out" });
         text("PM2RS_GENERATION", &self.worker.to_string());
         if self.pid != 0 {
@@ -310,6 +313,7 @@ mod tests {
             process: ProcessId(3),
             instance: 1,
             namespace: "default",
+            uid: 1000,
             err: true,
             worker: 9,
             pid: 4711,

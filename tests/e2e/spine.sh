@@ -69,7 +69,7 @@ test_the_journal_has_fields() {
     lines=$(inside journalctl -u pm2rs -o json --all)
     holds "$(jq -s . <<<"$lines")" 'map(select(.PM2RS_APP == "web" and .PM2RS_STREAM == "out" and .MESSAGE == "listening")) | length >= 2'
     holds "$(jq -s . <<<"$lines")" 'map(select(.PM2RS_APP == "web" and .PM2RS_PROCESS != null and .PM2RS_NAMESPACE == "default")) | length >= 2'
-    holds "$(jq -s . <<<"$lines")" 'map(select(.SYSLOG_IDENTIFIER == "pm2rs" and .PM2RS_APP == "web")) | length > 0'
+    holds "$(jq -s . <<<"$lines")" 'map(select(.SYSLOG_IDENTIFIER == "pm2rs" and .PM2RS_APP == "web" and .MESSAGE_ID != null)) | length > 0'
     holds "$(jq -s . <<<"$lines")" 'map(select(.PM2RS_APP == "web" and .MESSAGE == "listening")) | all(.SYSLOG_IDENTIFIER == "web" and .PRIORITY == "6")'
 }
 

@@ -16,7 +16,7 @@ fn a_stop_asks_waits_and_is_done_when_the_worker_is_over() {
     assert_eq!((sim.state(P0), sim.armed()), (State::Stopped, vec![]));
     assert!(sim.is_done(job));
     assert!(sim.does(&Action::ReleaseWorker { worker: W1 }));
-    assert!(sim.logged.contains(&"App [api:0] exited with code [0] via signal [none]".to_owned()));
+    assert!(sim.logged.contains(&(LogTopic::Ended, "App [api:0] exited with code [0] via signal [none]".to_owned())));
     assert_eq!(sim.announced[2..], [(P0, "exit", true), (P0, "stop", true)]);
     sim.pass(1_000_000);
     assert_eq!(sim.state(P0), State::Stopped);
@@ -65,6 +65,7 @@ fn a_worker_that_outlives_sigkill_makes_its_row_errored_and_free() {
     sim.pass(6600);
     assert_eq!((sim.state(P0), sim.armed()), (State::Errored, vec![]));
     assert_eq!(sim.failure(job), "cannot end `api` (process 0): pid 1001 does not even obey SIGKILL");
+    assert!(sim.told(LogTopic::KillTimeout) && sim.told(LogTopic::Unkillable));
     let job = sim.restart(&[P0]);
     sim.spawned(W2);
     assert!(sim.is_done(job), "another one can be started beside it");
@@ -139,12 +140,22 @@ fn what_ended_by_itself_stays_ended_but_for_a_trigger() {
     let mut sim = Simulator::running(AppSpec { autorestart: false, ..fork() });
     sim.exits(W1, Exit::Code(0));
     assert_eq!((sim.state(P0), sim.armed()), (State::Stopped, vec![]));
-    sim.send(Event::RestartTriggered { process: P0, reason: "cron".to_owned(), graceful: false });
+    sim.send(Event::RestartTriggered {
+        process: P0,
+        cause: RestartCause::Schedule,
+        reason: "cron".to_owned(),
+        graceful: false,
+    });
     assert_eq!(sim.state(P0), State::Starting, "the next run of a planned job");
     sim.stop(&[P0]);
     sim.spawned(W2);
     sim.exits(W2, Exit::Signal(2));
-    sim.send(Event::RestartTriggered { process: P0, reason: "cron".to_owned(), graceful: false });
+    sim.send(Event::RestartTriggered {
+        process: P0,
+        cause: RestartCause::Schedule,
+        reason: "cron".to_owned(),
+        graceful: false,
+    });
     assert_eq!(sim.state(P0), State::Stopped, "a person has stopped it");
 }
 

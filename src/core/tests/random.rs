@@ -177,7 +177,12 @@ fn run(sim: &mut Simulator, op: Op) {
         }
         Op::Trigger(who, graceful) => {
             if let Some(process) = rows(sim, who).first() {
-                sim.send(Event::RestartTriggered { process: *process, reason: "cron".into(), graceful });
+                sim.send(Event::RestartTriggered {
+                    process: *process,
+                    cause: RestartCause::Schedule,
+                    reason: "cron".into(),
+                    graceful,
+                });
             }
         }
         Op::Restore => {

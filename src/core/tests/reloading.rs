@@ -85,6 +85,7 @@ fn a_newcomer_that_dies_ends_the_reload_and_nobody_noticed() {
         sim.failure(job),
         "cannot reload `api`: process 0: exited with code 1 before it was ready; what served before serves on"
     );
+    assert!(sim.told(LogTopic::ReloadFailed) && !sim.told(LogTopic::ReloadRolledBack));
     assert_eq!((sim.current(P0), sim.current(P1), sim.armed()), (w(1), w(2), vec![]));
     assert_eq!(sim.fleet.app(AppId(1)).unwrap().spec().args.len(), 0, "the app is what it was");
     assert_eq!(sim.fleet.process(P0).unwrap().restarts, 0);
@@ -157,6 +158,7 @@ fn what_was_replaced_already_goes_back_the_same_way() {
     );
     assert!(sim.fleet.processes().all(|row| row.release == 0));
     assert_eq!(sim.fleet.app(AppId(1)).unwrap().release, 0);
+    assert!(sim.told(LogTopic::ReloadRolledBack) && !sim.told(LogTopic::ReloadFailed));
 }
 
 #[test]
@@ -170,6 +172,7 @@ fn keep_leaves_what_was_replaced() {
     sim.spawned(newcomer);
     sim.exits(newcomer, Exit::Code(1));
     assert!(sim.failure(job).ends_with("1 process stays on the new release"));
+    assert!(sim.told(LogTopic::ReloadFailed) && !sim.told(LogTopic::ReloadRolledBack));
     assert_eq!((sim.current(P0), sim.current(P1)), (w(3), w(2)));
     sim.now += 60_000;
     sim.exits(w(2), Exit::Code(1));

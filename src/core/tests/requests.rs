@@ -169,11 +169,17 @@ fn a_saved_app_that_cannot_start_stays_in_the_list() {
     sim.spawn_fails(WorkerId(1), false);
     assert!(sim.failure(job).contains("no such file"));
     assert_eq!(sim.state(P0), State::Errored);
+    assert!(sim.told(LogTopic::StartFailed));
 }
 
 #[test]
 fn a_trigger_restarts_gracefully_where_that_can_be() {
-    let trigger = |process, graceful| Event::RestartTriggered { process, reason: "memory".to_owned(), graceful };
+    let trigger = |process, graceful| Event::RestartTriggered {
+        process,
+        cause: RestartCause::Schedule,
+        reason: "memory".to_owned(),
+        graceful,
+    };
     let mut sim = Simulator::running(cluster(1));
     sim.send(trigger(P0, true));
     assert_eq!((sim.state(P0), sim.incoming(P0)), (State::Ready, Some(WorkerId(2))));

@@ -44,7 +44,7 @@ pub struct Simulator {
     pub restarts: BTreeMap<JobId, Vec<ProcessId>>,
     /// Of all events.
     pub announced: Vec<(ProcessId, &'static str, bool)>,
-    pub logged: Vec<String>,
+    pub logged: Vec<(LogTopic, String)>,
 }
 
 pub fn fork() -> AppSpec {
@@ -131,7 +131,7 @@ impl Simulator {
                 assert!(self.opened.contains(&job) && done <= total);
             }
             Action::Announce { process, event, manually } => self.announced.push((process, event, manually)),
-            Action::Log { message, .. } => self.logged.push(message),
+            Action::Log { message, topic, .. } => self.logged.push((topic, message)),
             Action::Exit => {
                 assert!(self.workers.is_empty() || self.workers.values().all(|paper| paper.killed));
                 self.exited = true;
@@ -280,6 +280,11 @@ impl Simulator {
 
     pub fn is_done(&self, job: JobId) -> bool {
         self.outcome(job) == Some(&JobOutcome::Done { warnings: Vec::new() })
+    }
+
+    /// Whether a line of this topic was logged.
+    pub fn told(&self, topic: LogTopic) -> bool {
+        self.logged.iter().any(|(told, _)| *told == topic)
     }
 
     /// The message of a job that failed.

@@ -17,7 +17,7 @@ fn a_fork_app_is_online_as_soon_as_it_is_executed() {
     assert_eq!((sim.state(P0), sim.armed()), (State::Ready, vec![]), "and no timer waits for anything");
     assert!(sim.is_done(job));
     assert_eq!(sim.announced, [(P0, "online", true), (P0, "start", true)]);
-    assert!(sim.logged.contains(&"App [api:0] online".to_owned()));
+    assert!(sim.logged.contains(&(LogTopic::Online, "App [api:0] online".to_owned())));
 }
 
 #[test]
@@ -160,7 +160,12 @@ fn autostart_false_waits_until_it_is_asked_for() {
     let job = sim.start(AppSpec { autostart: false, ..cluster(2) });
     assert!(sim.is_done(job));
     assert_eq!((sim.state(P0), sim.state(P1), sim.spawns()), (State::Stopped, State::Stopped, 0));
-    sim.send(Event::RestartTriggered { process: P0, reason: "cron".to_owned(), graceful: false });
+    sim.send(Event::RestartTriggered {
+        process: P0,
+        cause: RestartCause::Schedule,
+        reason: "cron".to_owned(),
+        graceful: false,
+    });
     assert_eq!(sim.spawns(), 0, "a trigger is no request");
     let job = sim.restart(&[P0, P1]);
     sim.all_ready();
@@ -187,6 +192,7 @@ fn a_crash_loop_ends_in_errored_after_sixteen_runs() {
     assert_eq!((runs, sim.fleet.process(P0).unwrap().restarts), (16, 15));
     assert_eq!(sim.armed(), []);
     assert!(sim.announced.contains(&(P0, "restart overlimit", false)));
+    assert!(sim.told(LogTopic::CrashLoop));
     sim.pass(1_000_000);
     assert_eq!(sim.state(P0), State::Errored);
 }

@@ -1,0 +1,69 @@
+# Logs on a real systemd: who wrote a line, what the journal says of what happened, and what becomes of both when the
+# journal or the daemon goes away.
+
+setup() {
+    users alice
+    install_package
+    inside systemctl start pm2rs
+    as alice pm2rs start /srv/apps/counter.js --name api
+    as alice pm2rs start /srv/apps/counter.js --name other
+    eventually 20 online api 1
+    eventually 20 online other 1
+}
+
+journal() { # JOURNALCTL ARGUMENTS...: its entries, as one JSON array
+    inside journalctl --sync
+    inside journalctl -o json --all "$@" | jq -s .
+}
+eventually_journal() { # FILTER ARGUMENTS...: jq's answer about the entries is true in time
+    local filter=$1
+    shift
+    eventually 20 holds_journal "$filter" "$@"
+}
+holds_journal() { local filter=$1; shift; jq -e "$filter" <<<"$(journal "$@")" >/dev/null; }
+
+test_an_apps_lines_bear_its_pid_and_unit() {
+    local pid unit lines
+    pid=$(pids_of api)
+    unit=$(inside sed -n 's|^0::.*/||p' "/proc/$pid/cgroup")
+    eventually_journal 'map(select(.MESSAGE == "count 3")) | length == 1' PM2RS_APP=api PM2RS_STREAM=out
+    lines=$(journal PM2RS_APP=api PM2RS_STREAM=out)
+    holds "$lines" 'all(.SYSLOG_IDENTIFIER == "api" and .PRIORITY == "6" and .PM2RS_INSTANCE == "0")'
+    holds "$lines" "all(.SYSLOG_PID == \"$pid\" and .OBJECT_PID == \"$pid\")"
+    holds "$lines" "all(.PM2RS_UNIT == \"$unit\" and .OBJECT_SYSTEMD_UNIT == \"$unit\")"
+    holds "$lines" 'map(.MESSAGE) | .[0:3] == ["count 0", "count 1", "count 2"]'
+    holds "$(journal PM2RS_APP=api PM2RS_STREAM=err)" 'map(.MESSAGE + .PRIORITY) | .[0:2] == ["careful4", "oops3"]'
+    # One name may be two users' app.
+    holds "$lines" "all(.PM2RS_UID == \"$(inside id -u alice)\")"
+}
+
+test_the_journal_explains_a_crash_loop() {
+    local explained
+    denied as alice pm2rs start /srv/apps/crashes.js --name broken
+    eventually 20 is_errored broken
+    inside journalctl --sync
+    explained=$(inside journalctl -x -u pm2rs PM2RS_APP=broken)
+    contains "$explained" "had too many unstable restarts"
+    contains "$explained" "Subject: Process 2 of broken ends again and again"
+    contains "$explained" "pm2rs restart broken"
+    contains "$explained" "Subject: A worker of broken ended by itself"
+    # Each line about a process has an id, and the catalog knows each.
+    holds "$(journal -u pm2rs SYSLOG_IDENTIFIER=pm2rs)" 'map(select(.PM2RS_PROCESS != null)) | length > 10 and all(.MESSAGE_ID != null)'
+    as alice pm2rs delete broken
+    eventually_journal 'map(.MESSAGE) | any(endswith("deleted"))' -u pm2rs PM2RS_APP=broken
+    holds "$(journal -u pm2rs SYSLOG_IDENTIFIER=pm2rs)" 'all(.PM2RS_APP != "")'
+}
+is_errored() { processes | jq -e --arg name "$1" 'any(.name == $name and .pm2_env.status == "errored")' >/dev/null; }
+
+test_a_restarted_journal_gets_every_line() {
+    local first last lines
+    first=$(last_count other)
+    inside systemctl restart systemd-journald
+    eventually 20 counted_beyond other $((first + 5))
+    last=$(last_count other)
+    lines=$(journal PM2RS_APP=other PM2RS_STREAM=out)
+    holds "$lines" "map(.MESSAGE | ltrimstr(\"count \") | tonumber) as \$all | [range(0; $last + 1)] - \$all == []"
+    holds "$(processes)" 'all(.pm2_env.dropped_lines == 0)'
+}
+last_count() { journal "PM2RS_APP=$1" PM2RS_STREAM=out | jq -r 'last.MESSAGE | ltrimstr("count ")'; }
+counted_beyond() { [ "$(last_count "$1")" -gt "$2" ]; }
