@@ -148,7 +148,7 @@ fn to_compress<'a>(round: &'a Round, kept: &'a [(usize, Kept)]) -> impl Iterator
 
 /// The rotated files of the log file with this path. Finishes or removes what an interrupted compression left.
 fn scan(path: &Path, names: &Names) -> io::Result<Vec<Kept>> {
-    let mut files = Vec::new();
+    let (mut files, names) = (Vec::new(), names.recognizer());
     for entry in fs::read_dir(path.parent().unwrap_or(Path::new("/")))? {
         let entry = entry?;
         let name = entry.file_name();

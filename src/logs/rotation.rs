@@ -51,7 +51,13 @@ pub struct Names {
     stem: Vec<u8>,
     extension: Vec<u8>,
     format: String,
-    rotated: Option<Regex>,
+}
+
+/// Tells a log file's rotated ones by their names. Made for one look at a folder: it takes hundreds of KiB.
+#[derive(Debug)]
+pub struct Recognizer<'a> {
+    names: &'a Names,
+    time: Option<Regex>,
 }
 
 /// What the name of a rotated file tells.
@@ -73,9 +79,7 @@ impl Names {
         let format = format.replace(['/', '\0'], "-");
         let stem = path.file_stem().unwrap_or_default().as_bytes().to_vec();
         let extension = path.extension().map_or_else(Vec::new, |extension| [b".", extension.as_bytes()].concat());
-        // Strict about the time, or `app.log` would take `app__errors.log`, which is somebody's, for one of its own.
-        let rotated = Regex::new(&format!(r"^{}(?:-([0-9]{{1,9}}))?$", dayjs::pattern(&format))).ok();
-        Names { stem, extension, format, rotated }
+        Names { stem, extension, format }
     }
 
     /// The name of a file rotated at this time, the `sequence`th with it.
@@ -92,16 +96,26 @@ impl Names {
         std::ffi::OsString::from_vec(name)
     }
 
+    /// The other way round: what tells these names from others.
+    #[must_use]
+    pub fn recognizer(&self) -> Recognizer<'_> {
+        // Strict about the time, or `app.log` would take `app__errors.log`, which is somebody's, for one of its own.
+        let time = Regex::new(&format!(r"^{}(?:-([0-9]{{1,9}}))?$", dayjs::pattern(&self.format))).ok();
+        Recognizer { names: self, time }
+    }
+}
+
+impl Recognizer<'_> {
     /// What this name tells, if it is that of one of the rotated files.
     #[must_use]
     pub fn parse(&self, name: &OsStr) -> Option<Rotated> {
         use std::os::unix::ffi::OsStrExt;
-        let name = name.as_bytes().strip_prefix(self.stem.as_slice())?.strip_prefix(b"__")?;
+        let name = name.as_bytes().strip_prefix(self.names.stem.as_slice())?.strip_prefix(b"__")?;
         let (name, compressed) = match name.strip_suffix(b".gz") {
             Some(name) => (name, true),
             None => (name, false),
         };
-        let captures = self.rotated.as_ref()?.captures(name.strip_suffix(self.extension.as_slice())?)?;
+        let captures = self.time.as_ref()?.captures(name.strip_suffix(self.names.extension.as_slice())?)?;
         let sequence = match captures.get(1) {
             Some(digits) => std::str::from_utf8(digits.as_bytes()).ok()?.parse().ok()?,
             None => 0,
@@ -169,7 +183,7 @@ mod tests {
     #[test]
     fn other_peoples_files_are_not_taken_for_rotated_ones() {
         let names = Names::of(Path::new("/l/app.log"), "YYYY-MM-DD_HH-mm-ss");
-        let parse = |name: &str| names.parse(OsStr::new(name));
+        let parse = |name: &str| names.recognizer().parse(OsStr::new(name));
         assert_eq!(parse("app__2026-11-21_00-00-00.log"), Some(Rotated { sequence: 0, compressed: false }));
         assert_eq!(parse("app__2026-11-21_00-00-00-12.log.gz"), Some(Rotated { sequence: 12, compressed: true }));
         for other in [
@@ -223,7 +237,7 @@ mod tests {
             if compressed {
                 name.push(".gz");
             }
-            prop_assert_eq!(names.parse(&name), Some(Rotated { sequence, compressed }));
+            prop_assert_eq!(names.recognizer().parse(&name), Some(Rotated { sequence, compressed }));
             prop_assert!(!name.to_str().unwrap().contains('/'));
         }
 
