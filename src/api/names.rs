@@ -12,6 +12,8 @@ pub const BUS_NAME: &str = "org.pm2rs1";
 pub const MANAGER_PATH: &str = "/org/pm2rs1";
 /// File name of the private peer-to-peer socket within the runtime folder.
 pub const PRIVATE_SOCKET: &str = "bus.sock";
+/// The variable by which workers, and what they start, are known as such.
+pub const WORKER_MARK: &str = "PM2RS_WORKER";
 
 /// Interface of the manager.
 pub const MANAGER_INTERFACE: &str = "org.pm2rs1.Manager";

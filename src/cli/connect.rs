@@ -181,6 +181,8 @@ impl Choice {
         let mut command = Command::new(&program);
         // Of the descriptors a child gets, standard input is the one that a daemon has no other use for.
         command.args(["daemon", "--detached", "--home"]).arg(&self.home);
+        // Called by an app, it is no part of that app.
+        command.env_remove(names::WORKER_MARK);
         command.stdin(child_end).stdout(stdio()?).stderr(stdio()?).current_dir("/");
         let mut child = command.spawn().map_err(|e| cannot("start", &program, &e))?;
         // The command holds our copy of the daemon's end: with it open, the end of the daemon would not be seen.

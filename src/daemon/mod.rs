@@ -10,7 +10,7 @@
 //! | `actions.rs` | performs what the core decided |
 //! | `happenings.rs`, `facts.rs` | what workers, Node and tasks tell, as events for the core |
 //! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
-//! | `persist.rs`, `keeping.rs` | what survives the daemon: state; descriptors |
+//! | `persist.rs`, `write_schedule.rs`, `keeping.rs` | what survives the daemon: state, and when it is written; descriptors |
 //! | `restore.rs` | taking up what ran before |
 //! | `leftovers.rs` | a stopped service whose daemon was dead leaves nothing behind |
 //! | `triggers.rs` | cron, memory limits, watched files |
@@ -45,6 +45,7 @@ mod timers;
 mod triggers;
 mod views;
 mod workers;
+mod write_schedule;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

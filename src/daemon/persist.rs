@@ -2,27 +2,26 @@
 //!
 //! Written at each change, atomically, one write at a time and off the loop; changes that come while one is under way
 //! are written together after it, so a crash loop does not wear the disk. A write that fails is said once and tried
-//! again; supervision never waits for it.
+//! again; supervision never waits for it. One that was damaged on disk is noticed and set aside; the copy before it is
+//! read then.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use super::write_schedule::Schedule;
 use crate::core::{Fleet, Time, WorkerId};
 use crate::sys::cgroup::Cgroup;
-use crate::sys::durable;
+use crate::sys::sealed::{self, Damage};
 use crate::sys::snapshot::Snapshot;
 use crate::sys::store::Store;
 use crate::sys::tree::Tree;
 
 /// Layout of the file. Raised when an older release could not read what is written.
 const FORMAT: u32 = 1;
-/// From a change to its write: what a burst changes is written once.
-const SETTLE_MS: u64 = 20;
-/// From a failed write to the next try.
-const RETRY_MS: u64 = 5_000;
 /// A state file larger than this is not ours.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -61,9 +60,8 @@ pub struct SavedWorker {
 #[derive(Debug)]
 pub struct Persist {
     path: PathBuf,
-    due: Option<Time>,
-    writing: Option<JoinHandle<std::io::Result<()>>>,
-    failed: bool,
+    schedule: Schedule,
+    writing: Option<JoinHandle<io::Result<()>>>,
     /// The state in memory that a daemon which is killed leaves behind.
     memory: Option<Snapshot>,
     /// Something changed since it was written to memory.
@@ -74,7 +72,7 @@ impl Persist {
     /// A writer of the file at `path`.
     #[must_use]
     pub fn new(path: PathBuf) -> Persist {
-        Persist { path, due: None, writing: None, failed: false, memory: None, changed: false }
+        Persist { path, schedule: Schedule::default(), writing: None, memory: None, changed: false }
     }
 
     /// From now on keeps the state in memory as well, and returns what the daemon before left there.
@@ -112,55 +110,68 @@ impl Persist {
     /// Something that must survive changed.
     pub fn touch(&mut self, now: Time) {
         self.changed = true;
-        self.due.get_or_insert(now.after(SETTLE_MS));
+        self.schedule.touch(now);
     }
 
     /// When there is something to write, if nothing is being written.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
-        if self.writing.is_some() { None } else { self.due }
+        if self.writing.is_some() { None } else { self.schedule.due() }
+    }
+
+    /// Whether the file on disk is old because it cannot be written.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.schedule.is_failing()
     }
 
     /// Resolves when the write under way has ended; never where there is none.
     pub async fn written(&mut self) {
         let Some(task) = self.writing.as_mut() else { return std::future::pending().await };
-        let result = task.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let result = task.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         self.writing = None;
         self.note(result);
     }
 
-    fn note(&mut self, result: std::io::Result<()>) {
+    fn note(&mut self, result: io::Result<()>) {
         match result {
-            Ok(()) if self.failed => {
-                self.failed = false;
+            Ok(()) if self.schedule.succeeded() => {
                 info!(path = %self.path.display(), "the state file can be written again");
             }
             Ok(()) => {}
             Err(error) => {
-                if !self.failed {
+                if self.schedule.failed(super::now()) {
                     warn!(path = %self.path.display(), %error, "cannot write the state file; supervision goes on, a restart of the daemon would not know of the last changes");
                 }
-                self.failed = true;
-                self.due = Some(super::now().after(RETRY_MS));
             }
         }
     }
 
     /// Writes `saved` off the loop.
     pub fn write(&mut self, saved: &Saved) {
-        self.due = None;
+        self.schedule.begun();
         let Some(text) = self.encode(saved) else { return };
         let path = self.path.clone();
-        self.writing = Some(tokio::task::spawn_blocking(move || durable::write(&path, &text, 0o600)));
+        self.writing = Some(tokio::task::spawn_blocking(move || sealed::write(&path, text)));
     }
 
-    /// Writes `saved` now and waits for it: the last write before the daemon ends.
-    pub fn write_now(&mut self, saved: &Saved) {
-        self.due = None;
-        if let Some(text) = self.encode(saved) {
-            let result = durable::write(&self.path, &text, 0o600);
-            self.note(result);
+    /// Writes `saved` now and waits for it: the last write before the daemon ends. What cannot be written while nothing
+    /// is wanted any more is removed: what is on disk would bring it back.
+    pub async fn write_last(&mut self, saved: &Saved) {
+        // Else it might end after this one, with what was before.
+        if self.writing.is_some() {
+            self.written().await;
         }
+        self.schedule.begun();
+        let Some(text) = self.encode(saved) else { return };
+        let result = sealed::write(&self.path, text);
+        if result.is_err()
+            && saved.fleet.apps().next().is_none()
+            && let Err(error) = sealed::remove(&self.path)
+        {
+            warn!(path = %self.path.display(), %error, "cannot remove the state file");
+        }
+        self.note(result);
     }
 
     fn encode(&self, saved: &Saved) -> Option<Vec<u8>> {
@@ -174,40 +185,54 @@ impl Persist {
     }
 }
 
-/// Reads the state file. One that cannot be understood is set aside with a warning, and the daemon starts with nothing.
+/// Reads the state file. One that is damaged is set aside with a warning, and the copy before it is read; the daemon
+/// starts with nothing when that is no good either.
 #[must_use]
-pub fn load(path: &std::path::Path) -> Option<Saved> {
-    let text = match std::fs::metadata(path).and_then(|meta| {
-        if meta.len() > MAX_BYTES {
-            return Err(std::io::Error::other("the file is too large"));
-        }
-        std::fs::read(path)
-    }) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            set_aside(path, &error.to_string());
-            return None;
-        }
-    };
-    match serde_json::from_slice::<Saved>(&text) {
-        Ok(saved) if saved.format <= FORMAT => Some(saved),
+pub fn load(path: &Path) -> Option<Saved> {
+    match read(path) {
+        Ok(saved) => return Some(saved),
+        // Also where the power went between two steps of a write.
+        Err(None) => {}
+        Err(Some(why)) => set_aside(path, &why),
+    }
+    let copy = sealed::last_copy(path);
+    match read(&copy) {
         Ok(saved) => {
-            set_aside(path, &format!("its format {} is of a newer release", saved.format));
-            None
+            warn!(path = %path.display(), copy = %copy.display(), "taking the last good copy of the state file; the last change may be missing");
+            Some(saved)
         }
-        Err(error) => {
-            set_aside(path, &error.to_string());
+        Err(None) => None,
+        Err(Some(why)) => {
+            set_aside(&copy, &why);
             None
         }
     }
 }
 
-fn set_aside(path: &std::path::Path, why: &str) {
-    let aside = path.with_extension("json.broken");
-    match std::fs::rename(path, &aside) {
-        Ok(()) => warn!(path = %path.display(), aside = %aside.display(), why, "cannot read the state file; set aside"),
-        Err(error) => warn!(path = %path.display(), why, %error, "cannot read the state file, nor set it aside"),
+/// What is in a file; why not, `None` when it is not there.
+fn read(path: &Path) -> Result<Saved, Option<Unusable>> {
+    Saved::decode(&sealed::read(path, MAX_BYTES).map_err(|damage| damage.map(Unusable::from))?).map_err(Some)
+}
+
+/// Why a state file is not used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    #[error("it is not understood: {0}")]
+    NotUnderstood(#[from] serde_json::Error),
+    #[error("its format {0} is of a newer release")]
+    Newer(u32),
+}
+
+fn set_aside(path: &Path, why: &Unusable) {
+    match sealed::set_aside(path) {
+        Ok(aside) => {
+            warn!(path = %path.display(), aside = %aside.display(), %why, "cannot use the state file; set aside");
+        }
+        Err(error) => {
+            warn!(path = %path.display(), %why, %error, "cannot use the state file, nor set it aside");
+        }
     }
 }
 
@@ -227,5 +252,111 @@ impl Saved {
     #[must_use]
     pub fn new(boot_id: String, fleet: Fleet, workers: Vec<SavedWorker>, last_job: u32) -> Saved {
         Saved { format: FORMAT, boot_id, fleet, workers, last_job }
+    }
+
+    fn decode(text: &[u8]) -> Result<Saved, Unusable> {
+        /// What every release understands.
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        match serde_json::from_slice::<Version>(text)?.format {
+            format if format > FORMAT => Err(Unusable::Newer(format)),
+            _ => Ok(serde_json::from_slice(text)?),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::sync::Arc;
+
+    use crate::core::{AppSpec, Event, JobId, Now, Uid};
+
+    /// A state that is told from others by its last job.
+    fn saved(last_job: u32) -> Saved {
+        let mut fleet = Fleet::default();
+        let spec = Arc::new(AppSpec { name: "web".to_owned(), ..AppSpec::default() });
+        fleet.step(Event::AppStartRequested { job: JobId(1), spec, owner: Uid(0) }, Now::default());
+        Saved::new("boot".to_owned(), fleet, Vec::new(), last_job)
+    }
+
+    fn written(path: &Path, last_job: u32) -> Vec<u8> {
+        sealed::write(path, serde_json::to_vec(&saved(last_job)).unwrap()).unwrap();
+        fs::read(path).unwrap()
+    }
+
+    fn number(path: &Path) -> Option<u32> {
+        let found = load(path)?;
+        assert_eq!(found.fleet.apps().count(), 1);
+        Some(found.last_job)
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_loses_the_last_change_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        written(&path, 1);
+        let whole = written(&path, 2);
+        assert_eq!(number(&path), Some(2));
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(number(&path), Some(1), "cut to {length} bytes");
+            assert!(!path.exists() && dir.path().join("state.json.broken").exists());
+        }
+        // What is written next does not take the place of the good copy before it is whole itself.
+        assert_eq!(number(&path), Some(1));
+        written(&path, 3);
+        assert_eq!(number(&path), Some(3));
+    }
+
+    #[test]
+    fn flipped_bits_and_garbage_lose_the_last_change_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        written(&path, 1);
+        let whole = written(&path, 2);
+        for byte in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[byte] ^= 1 << (byte % 8);
+            fs::write(&path, flipped).unwrap();
+            assert_eq!(number(&path), Some(1), "byte {byte}");
+        }
+        for garbage in [&b"garbage"[..], b"{}", b"\0\0\0\0", &sealed::seal(b"{\"format\":1}".into()), &[0xff; 9000]] {
+            fs::write(&path, garbage).unwrap();
+            assert_eq!(number(&path), Some(1));
+        }
+        fs::write(&path, sealed::seal(b"{\"format\":999,\"fleet\":\"of tomorrow\"}".into())).unwrap();
+        assert_eq!(number(&path), Some(1));
+        // With both files gone there is nothing, and no panic.
+        fs::write(&path, "x").unwrap();
+        fs::write(sealed::last_copy(&path), "y").unwrap();
+        assert_eq!(number(&path), None);
+        assert_eq!(number(&path), None);
+    }
+
+    #[tokio::test]
+    async fn the_last_write_comes_last_and_forgets_even_when_it_cannot_be_written() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let mut persist = Persist::new(path.clone());
+        persist.touch(Time(1));
+        persist.write(&saved(1));
+        persist.write_last(&saved(2)).await;
+        assert_eq!(number(&path), Some(2));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(persist.due().is_none() && !persist.is_failing());
+
+        // Nothing new can be written there.
+        fs::create_dir(dir.path().join(format!(".state.json.{}.tmp", std::process::id()))).unwrap();
+        persist.write_last(&saved(3)).await;
+        assert!(persist.is_failing() && persist.due().is_some());
+        assert_eq!(number(&path), Some(2), "what cannot be written costs what was there");
+        persist.write_last(&Saved::new("boot".to_owned(), Fleet::default(), Vec::new(), 4)).await;
+        assert_eq!(number(&path), None, "what was deleted would come back");
     }
 }

@@ -6,9 +6,11 @@ use tracing::{info, warn};
 
 use super::persist::{self, Saved, SavedWorker};
 use super::saved_list::restores_at_boot;
+use super::spawner::marks;
 use super::{Daemon, keeping, present};
 use crate::core::{Event, Exit, SpawnFailure, WorkerId, WorkerState};
 use crate::logs::message_ids;
+use crate::sys::tree::{self, Tree};
 
 impl Daemon {
     /// Goes on exactly where the daemon before was when it died: rows, counters, timers, and the workers themselves.
@@ -76,14 +78,17 @@ impl Daemon {
 
     /// Reads the state file and goes on from there.
     pub(super) fn restore(&mut self) {
-        let Some(saved) = persist::load(&self.paths.state_file()) else { return };
+        let saved = persist::load(&self.paths.state_file());
+        let same_boot = saved.as_ref().is_some_and(|saved| saved.boot_id == self.boot_id);
+        if let Some(saved) = saved.as_ref().filter(|_| same_boot) {
+            end_survivors(&saved.workers);
+        }
+        // The state may be older than the last worker, or lost.
+        end_unknown(&marks(&self.boot_id, &self.paths.home));
+        let Some(saved) = saved else { return };
         self.jobs.continue_after(saved.last_job);
-        let same_boot = saved.boot_id == self.boot_id;
         if !same_boot && !restores_at_boot(&self.mode) {
             return;
-        }
-        if same_boot {
-            end_survivors(&saved.workers);
         }
         let apps = saved.fleet.saved();
         if apps.is_empty() {
@@ -106,6 +111,27 @@ fn end_survivors(workers: &[SavedWorker]) {
         warn!(pid = saved.pid, worker = saved.worker.0, "ending a worker of the daemon before");
         if let Err(error) = tree.kill_all() {
             warn!(pid = saved.pid, %error, "cannot end it");
+        }
+    }
+}
+
+/// The same for workers of this home that nothing was written about.
+fn end_unknown(marks: &str) {
+    let is_ours = |variable: &[u8]| {
+        let worker = variable.strip_prefix(marks.as_bytes());
+        worker.is_some_and(|worker| !worker.is_empty() && worker.iter().all(u8::is_ascii_digit))
+    };
+    let found =
+        tree::marked(is_ours).inspect_err(|error| warn!(%error, "cannot look for workers of the daemon before"));
+    for member in found.unwrap_or_default() {
+        let tree = Tree::session(member.pid, member.start_time, None);
+        // Those before it may have taken it with them.
+        if tree.is_empty().unwrap_or(true) {
+            continue;
+        }
+        warn!(pid = member.pid, "ending a worker of the daemon before");
+        if let Err(error) = tree.kill_all() {
+            warn!(pid = member.pid, %error, "cannot end it");
         }
     }
 }

@@ -84,7 +84,8 @@ impl Daemon {
                 waiter.tell("");
             }
         }
-        self.persist.write_now(&self.saved());
+        let saved = self.saved();
+        self.persist.write_last(&saved).await;
         if let Some(server) = self.server.take() {
             // Nothing is asked of the loop any more; who waits for the end is told of it.
             drop(inputs);
@@ -147,6 +148,9 @@ impl Daemon {
         }
         if errored > 0 {
             line.push_str(&format!(", {errored} errored"));
+        }
+        if self.persist.is_failing() {
+            line.push_str(", state not on disk");
         }
         if self.ending {
             line.push_str(", shutting down");

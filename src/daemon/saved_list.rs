@@ -52,6 +52,9 @@ impl Daemon {
 
     /// Empties the caller's saved list.
     pub(super) fn clear_saved(&mut self, caller: &Caller) -> Result<(), Error> {
+        if self.ending {
+            return Err(Error::ShuttingDown);
+        }
         self.write_list(caller.uid, &[]).map(drop)
     }
 

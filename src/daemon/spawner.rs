@@ -19,6 +19,7 @@ use super::present;
 use super::requests::worker_identity;
 use super::scopes::Scopes;
 use super::workers::Started;
+use crate::api::names::WORKER_MARK;
 use crate::core::{AppSpec, ExecMode, SpawnFailure, SpawnOrder, Uid};
 use crate::node::{self, Account, LaunchContext, Primary};
 use crate::sys::cgroup::Cgroup;
@@ -34,8 +35,6 @@ use crate::sys::ulimits::Limit;
 const EXEC_DEADLINE: Duration = Duration::from_secs(20);
 /// The first descriptor beyond the standard ones (SD_LISTEN_FDS_START, sd_listen_fds(3)).
 const FIRST_FD: i32 = 3;
-/// By this variable the descendants of a worker are known where there is no control group to tell.
-pub(super) const MARK: &str = "PM2RS_WORKER";
 
 /// What all starts have in common. Cheap to clone into tasks.
 #[derive(Debug, Clone)]
@@ -53,6 +52,12 @@ pub(super) struct Spawner {
     pub(super) boot_id: String,
     /// Where workers are kept for the next daemon.
     pub(super) store: Store,
+}
+
+/// How the variables begin by which the workers of one home are known, and those of a worker's descendants where there is
+/// no control group to tell.
+pub(super) fn marks(boot_id: &str, home: &Path) -> String {
+    format!("{WORKER_MARK}={boot_id}:{}:", home.display())
 }
 
 impl Daemon {
@@ -114,9 +119,10 @@ impl Spawner {
             spawn.env.push(("LISTEN_FDNAMES".into(), names.join(":").into()));
             spawn.pid_vars.push("LISTEN_PID".into());
         }
-        let value = format!("{}-{}", self.boot_id, order.worker);
-        let mark = format!("{MARK}={value}");
-        spawn.env.push((MARK.into(), value.into()));
+        let mark = format!("{}{}", marks(&self.boot_id, &self.home), order.worker);
+        if let Some((name, value)) = mark.split_once('=') {
+            spawn.env.push((name.into(), value.into()));
+        }
         if let Some((_, path)) = &notify {
             spawn.env.push(("NOTIFY_SOCKET".into(), path.into()));
         }

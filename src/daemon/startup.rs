@@ -25,6 +25,7 @@ use crate::dbus;
 use crate::logs::{self, Logs, LogsConfig};
 use crate::node::{self, Primary, PrimaryConfig};
 use crate::sys::cgroup::Cgroup;
+use crate::sys::durable;
 use crate::sys::notify::{self, Notifier};
 use crate::sys::store::Store;
 use crate::sys::ulimits::{self, Limit};
@@ -111,7 +112,7 @@ async fn assemble(
     notifier: Option<Notifier>,
     store: Store,
 ) -> anyhow::Result<(Daemon, Option<Saved>, Inputs, Handle)> {
-    fs::write(paths.agent(), node::AGENT).with_context(|| format!("cannot write `{}`", paths.agent().display()))?;
+    write_agent(&paths.agent())?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the kernel's boot id")?;
     let mut persist = Persist::new(paths.state_file());
     // What is left of a daemon that was about to end is not gone on with: its apps are started anew.
@@ -135,9 +136,11 @@ async fn assemble(
     let (logs, log_events) = Logs::start(LogsConfig::new(journal, paths.home.join("logs")));
     let (handle, requests, changes) = Handle::new(WAITING_REQUESTS);
     let (fact_sender, facts) = mpsc::unbounded_channel();
-    if let Some(path) = paths.pid_file(&mode) {
-        fs::write(&path, std::process::id().to_string())
-            .with_context(|| format!("cannot write `{}`", path.display()))?;
+    if let Some(path) = paths.pid_file(&mode)
+        && let Err(error) = durable::write(&path, std::process::id().to_string().as_bytes(), 0o644)
+    {
+        // Only people read it; a full disk must not keep apps from being supervised.
+        warn!(path = %path.display(), %error, "cannot write the pid file");
     }
     let spawner = Spawner {
         home: paths.home.clone(),
@@ -221,6 +224,14 @@ fn make_folders(mode: &Mode, paths: &Paths) -> anyhow::Result<()> {
             .with_context(|| format!("cannot set permissions of `{}`", path.display()))?;
     }
     Ok(())
+}
+
+/// Workers load it at any time, so it is whole at any time; and where it is there already the disk may be full.
+fn write_agent(path: &Path) -> anyhow::Result<()> {
+    if fs::read(path).is_ok_and(|there| there == node::AGENT.as_bytes()) {
+        return Ok(());
+    }
+    durable::write(path, node::AGENT.as_bytes(), 0o644).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// One daemon a home: the lock goes with the process, however it ends (flock(2)).

@@ -13,6 +13,15 @@ use std::path::Path;
 /// # Errors
 /// As open(2), write(2), fsync(2) and rename(2): a full disk above all. The old content is still there then.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replace(path, content, mode, None)
+}
+
+/// As [`write()`], and the file that was there is renamed to `before`, in the same folder, instead of being lost. After a
+/// loss of power between the two renames there is no file in its place, and the old content at `before`.
+///
+/// # Errors
+/// As [`write()`].
+pub(super) fn replace(path: &Path, content: &[u8], mode: u32, before: Option<&Path>) -> io::Result<()> {
     let missing = || io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` names no file", path.display()));
     let name = path.file_name().ok_or_else(missing)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -22,14 +31,22 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     beside.push(name);
     beside.push(format!(".{}.tmp", std::process::id()));
     let beside = folder.join(beside);
-    let written = write_new(&beside, content, mode).and_then(|()| fs::rename(&beside, path));
-    if let Err(error) = written {
+    let written = write_new(&beside, content, mode).and_then(|()| keep(path, before));
+    if let Err(error) = written.and_then(|()| fs::rename(&beside, path)) {
         // It may not have come into being; and there is nothing better to do about it.
         let _ = fs::remove_file(&beside);
         return Err(error);
     }
     // A rename is durable once its folder is (fsync(2)).
     File::open(folder)?.sync_all()
+}
+
+fn keep(path: &Path, before: Option<&Path>) -> io::Result<()> {
+    let Some(before) = before else { return Ok(()) };
+    match fs::rename(path, before) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {

@@ -19,6 +19,7 @@ pub mod poller;
 pub mod proc;
 pub mod reuseport;
 pub mod scope;
+pub mod sealed;
 pub mod snapshot;
 pub mod socket;
 pub mod spawn;

@@ -203,7 +203,10 @@ impl Session {
         if let Some(mark) = &self.mark {
             let adopters = ancestors(own, &processes);
             for stat in live.iter().filter(|stat| stat.start_time >= self.leader.start_time) {
-                if adopters.contains(&stat.ppid) && !members.contains_key(&stat.pid) && has_mark(stat.pid, mark) {
+                if adopters.contains(&stat.ppid)
+                    && !members.contains_key(&stat.pid)
+                    && has_variable(stat.pid, |variable| variable == mark)
+                {
                     members.insert(stat.pid, stat.start_time);
                 }
             }
@@ -218,6 +221,19 @@ impl Session {
         // Each look replaces it as a whole: a panic elsewhere leaves nothing half done.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The processes that were started with such a variable (`NAME=value`), as far as that can be seen; but not this one and
+/// those above it.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn marked(is_mark: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Member>> {
+    let processes = proc::all()?;
+    let spared = ancestors(std::process::id(), &processes);
+    let is_marked = |pid| has_variable(pid, &is_mark);
+    let found = processes.iter().filter(|stat| !stat.is_dead() && !spared.contains(&stat.pid) && is_marked(stat.pid));
+    Ok(found.map(|stat| Member { pid: stat.pid, start_time: stat.start_time }).collect())
 }
 
 /// Adds all that descend from members.
@@ -246,10 +262,10 @@ fn ancestors(pid: u32, processes: &[Stat]) -> BTreeSet<u32> {
     found
 }
 
-/// Whether a process was started with this variable.
-fn has_mark(pid: u32, mark: &[u8]) -> bool {
+/// Whether a process was started with such a variable.
+fn has_variable(pid: u32, is_meant: impl Fn(&[u8]) -> bool) -> bool {
     // Somebody else's environment cannot be read, and is not the worker's.
-    std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|&b| b == 0).any(|var| var == mark))
+    std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|&b| b == 0).any(is_meant))
 }
 
 #[cfg(test)]
@@ -390,5 +406,28 @@ mod tests {
         real.kill_all().unwrap();
         wait(&child).await;
         assert!(real.is_empty().unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_marked_are_found_wherever_they_are() {
+        let mark = format!("PM2RS_TEST_MARK=all:{}", std::process::id());
+        let set = |spawn: &mut Spawn| {
+            let (name, value) = mark.split_once('=').unwrap();
+            spawn.env.push((name.into(), value.into()));
+        };
+        let (child, mut wanted) = worker(&format!("{ESCAPES} exec sleep 600"), 1, set).await;
+        wanted.push(child.pid);
+        let found = || sorted(marked(|variable| variable == mark.as_bytes()).unwrap().iter().map(|m| m.pid).collect());
+        // It executes its program a moment after its child has written.
+        while found() != sorted(wanted.clone()) {
+            tokio::task::yield_now().await;
+        }
+        for member in marked(|variable| variable == mark.as_bytes()).unwrap() {
+            Tree::session(member.pid, member.start_time, None).kill_all().unwrap();
+        }
+        wait(&child).await;
+        while !found().is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 }
