@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use super::handle::Change;
 use super::keeping;
+use super::saying::about;
 use super::{Daemon, now, present};
 use crate::core::{Action, Event, Exit, JobId, JobOutcome, LogLevel, LogTopic, ProcessId, State};
 use crate::logs::message_ids;
@@ -139,15 +140,9 @@ impl Daemon {
         let exit = row.and_then(|row| row.last_exit).map(Exit::in_pm2_words);
         let (topic, process) = (message_ids::of(topic), process.0);
         match level {
-            LogLevel::Info => {
-                info!(MESSAGE_ID = topic, PM2RS_APP = app, PM2RS_PROCESS = process, PM2RS_EXIT = exit, "{message}");
-            }
-            LogLevel::Warning => {
-                warn!(MESSAGE_ID = topic, PM2RS_APP = app, PM2RS_PROCESS = process, PM2RS_EXIT = exit, "{message}");
-            }
-            LogLevel::Error => {
-                error!(MESSAGE_ID = topic, PM2RS_APP = app, PM2RS_PROCESS = process, PM2RS_EXIT = exit, "{message}");
-            }
+            LogLevel::Info => about!(info, topic, app, process, PM2RS_EXIT = exit, "{message}"),
+            LogLevel::Warning => about!(warn, topic, app, process, PM2RS_EXIT = exit, "{message}"),
+            LogLevel::Error => about!(error, topic, app, process, PM2RS_EXIT = exit, "{message}"),
         }
     }
 }

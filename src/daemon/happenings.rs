@@ -5,6 +5,7 @@ use tracing::{debug, info, warn};
 use super::Daemon;
 use super::facts::Fact;
 use super::keeping;
+use super::saying::about;
 use super::workers::{Started, Wish};
 use crate::core::{AppSpec, Event, Exit, SpawnFailure, WorkerId};
 use crate::logs::{Source, message_ids};
@@ -169,25 +170,12 @@ impl Daemon {
             NodeEvent::Hung { worker, since_ms } => {
                 self.note_hung(worker, true);
                 let (app, process) = self.served_by(worker);
-                warn!(
-                    MESSAGE_ID = message_ids::HUNG,
-                    PM2RS_APP = app,
-                    PM2RS_PROCESS = process,
-                    %worker,
-                    since_ms,
-                    "does not answer; its connections go to others"
-                );
+                about!(warn, message_ids::HUNG, app, process, %worker, since_ms, "does not answer; its connections go to others");
             }
             NodeEvent::Responsive { worker } => {
                 self.note_hung(worker, false);
                 let (app, process) = self.served_by(worker);
-                info!(
-                    MESSAGE_ID = message_ids::RESPONSIVE,
-                    PM2RS_APP = app,
-                    PM2RS_PROCESS = process,
-                    %worker,
-                    "answers again"
-                );
+                about!(info, message_ids::RESPONSIVE, app, process, %worker, "answers again");
             }
         }
     }

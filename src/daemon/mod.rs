@@ -36,6 +36,7 @@ mod restore;
 mod run;
 mod sampling;
 mod saved_list;
+mod saying;
 mod scopes;
 mod script;
 mod spawner;

@@ -2,11 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
-use tracing::{info, warn};
-
 use super::Daemon;
 use super::handle::{Caller, LogRequest, Reply};
 use super::requests::{answer, worker_identity};
+use super::saying::about;
 use crate::api::Error;
 use crate::core::{App, JobOutcome, ProcessId};
 use crate::logs::{Known, LogEvent, message_ids};
@@ -91,24 +90,13 @@ impl Daemon {
         let (app, process) = (row.map(App::name), *process);
         match event {
             LogEvent::Dropped { lines, reason, .. } => {
-                warn!(
-                    MESSAGE_ID = message_ids::LINES_DROPPED,
-                    PM2RS_APP = app,
-                    PM2RS_PROCESS = process.0,
-                    lines,
-                    reason,
-                    "log lines are being dropped"
-                );
+                about!(warn, message_ids::LINES_DROPPED, app, process.0, lines, reason, "log lines are being dropped");
                 let all = self.dropped.entry(process).or_default();
                 *all = all.saturating_add(lines);
             }
-            LogEvent::Recovered { lines, .. } => info!(
-                MESSAGE_ID = message_ids::LINES_KEPT_AGAIN,
-                PM2RS_APP = app,
-                PM2RS_PROCESS = process.0,
-                lines,
-                "log lines are kept again"
-            ),
+            LogEvent::Recovered { lines, .. } => {
+                about!(info, message_ids::LINES_KEPT_AGAIN, app, process.0, lines, "log lines are kept again");
+            }
         }
     }
 }

@@ -129,6 +129,10 @@ mod tests {
             let subject = entry.lines().nth(1).unwrap_or_default();
             assert!(subject.starts_with("Subject: "), "{entry}");
             assert!(entry.contains("\n\n"), "{entry}");
+            // Digits make it plain text to journalctl.
+            for field in entry.split('@').skip(1).step_by(2) {
+                assert!(["APP_NAME", "APP_PROCESS"].contains(&field), "`{field}`: {entry}");
+            }
         }
     }
 }
