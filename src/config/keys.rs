@@ -112,7 +112,7 @@ pub static KEYS: &[Key] = &[
     key("on_reload_failure", &[], Kind::OneOf(&["rollback", "keep"]), "what becomes of workers already replaced"),
     key("balance", &[], Kind::OneOf(&["auto", "shared", "rr", "sticky"]), "how connections are dealt out"),
     key("agent", &[], Kind::Bool, "load pm2rs's small script into Node workers"),
-    key("listen", &[], Kind::List, "sockets to open for the app and hand over by LISTEN_FDS"),
+    key("listen", &[], Kind::List, "sockets to open for the app, or names of systemd's, handed over by LISTEN_FDS"),
     key("log_rotate", &[], Kind::Rotate, "rotation of the log files; false leaves them to grow"),
     key("journal", &[], Kind::Bool, "write its output to the journal"),
     key("log_files", &[], Kind::Bool, "write its output to files"),

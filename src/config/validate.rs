@@ -7,7 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::core::{AppSpec, FilterEnv, LogSpec, Probe, ProbeKind, RotateSpec, WatchSpec};
+use crate::core::{AppSpec, FilterEnv, LogSpec, Probe, ProbeKind, RotateSpec, WatchSpec, is_socket_name};
 
 use super::error::ConfigError;
 use super::kind::{STOP_SIGNALS, cron_problem, is_user, is_variable};
@@ -61,7 +61,8 @@ pub fn validate_spec(spec: &AppSpec) -> Result<(), ConfigError> {
     }
     count("listen", spec.listen.len(), 64)?;
     for address in &spec.listen {
-        rule(is_address(address), "listen", "expected a port, an address with port or an absolute path")?;
+        let sound = is_address(address) || is_socket_name(address);
+        rule(sound, "listen", "expected a port, an address with port, an absolute path or the name of a socket")?;
     }
     if let Some(watch) = &spec.watch {
         self::watch(watch)?;

@@ -49,7 +49,7 @@ pub use restart::Record;
 pub use restore::{SavedApp, SavedProcess};
 pub use spec::{
     AppSpec, Balance, ExecMode, FilterEnv, Instances, LogSpec, LogType, OnReloadFailure, Probe, ProbeKind, RotateSpec,
-    WatchSpec,
+    WatchSpec, is_socket_name,
 };
 pub use time::{Now, Time};
 pub use worker::{Readiness, WORKER_TRANSITIONS, Worker, WorkerState};

@@ -89,7 +89,8 @@ pub struct AppSpec {
     pub balance: Balance,
     /// Whether pm2rs's small script is loaded into Node workers; without it draining is not loss-free.
     pub agent: bool,
-    /// Sockets that the supervisor opens for the app and hands over by LISTEN_FDS: `8080`, `127.0.0.1:80`, `/run/x.sock`.
+    /// Sockets handed over by LISTEN_FDS: `8080`, `127.0.0.1:80`, `/run/x.sock` are opened for the app; a name (see
+    /// [`is_socket_name`]) is that of a .socket unit's FileDescriptorName=.
     pub listen: Vec<String>,
 
     /// User to run as, when the owner is root: name or number.
@@ -130,6 +131,15 @@ impl fmt::Debug for AppSpec {
         }
         write!(f, "AppSpec{shown}")
     }
+}
+
+/// Whether an entry of [`AppSpec::listen`] is a socket's name rather than an address: it begins with a letter and has no
+/// colon, slash, space or control character (sd_listen_fds(3) allows some more).
+#[must_use]
+pub fn is_socket_name(entry: &str) -> bool {
+    entry.len() <= 255
+        && entry.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && entry.chars().all(|c| c.is_ascii_graphic() && c != ':' && c != '/')
 }
 
 impl Default for AppSpec {

@@ -20,7 +20,7 @@ use super::requests::worker_identity;
 use super::scopes::Scopes;
 use super::workers::Started;
 use crate::api::names::WORKER_MARK;
-use crate::core::{AppSpec, ExecMode, SpawnFailure, SpawnOrder, Uid};
+use crate::core::{AppSpec, ExecMode, SpawnFailure, SpawnOrder, Uid, is_socket_name};
 use crate::node::{self, Account, LaunchContext, Primary};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::identity::{Identity, run_as_async};
@@ -91,18 +91,13 @@ impl Spawner {
             .map_err(|error| lasting(error.to_string()))?
             .map_err(lasting)?;
 
-        let mut fds: Vec<(OwnedFd, i32)> = Vec::new();
-        let mut names = Vec::new();
-        for address in &spec.listen {
-            let fd = primary
-                .open(order.app, order.process, &identity, address)
-                .await
-                .map_err(|error| passing(error.to_string()))?;
-            fds.push((fd, FIRST_FD + i32::try_from(fds.len()).unwrap_or(0)));
-            // LISTEN_FDNAMES is separated by colons, so a name has none.
-            names.push(address.replace(':', "_"));
+        let sockets = sockets_of(&order, &identity, primary).await?;
+        let listen_count = sockets.len();
+        let (mut fds, mut names): (Vec<(OwnedFd, i32)>, Vec<String>) = Default::default();
+        for ((fd, name), number) in sockets.into_iter().zip(FIRST_FD..) {
+            fds.push((fd, number));
+            names.push(name);
         }
-        let listen_count = names.len();
         let channel_number = FIRST_FD + i32::try_from(listen_count).unwrap_or(0);
         let (channel, worker_end) = socket::pair().map_err(|error| cannot("make a channel", &error))?;
         fds.push((worker_end, channel_number));
@@ -241,6 +236,37 @@ impl Spawner {
             }
         }
     }
+}
+
+/// What the program gets by LISTEN_FDS: what its configuration names, and in fork mode the sockets of .socket units that
+/// are named like the app. (Cluster workers ask for theirs by address.)
+async fn sockets_of(
+    order: &SpawnOrder,
+    identity: &Identity,
+    primary: &Primary,
+) -> Result<Vec<(OwnedFd, String)>, SpawnFailure> {
+    let (spec, app, process) = (&order.spec, order.app, order.process);
+    let mut sockets = Vec::new();
+    for entry in &spec.listen {
+        if is_socket_name(entry) {
+            let named = primary.named(app, process, identity, entry).await;
+            if named.is_empty() {
+                return Err(lasting(format!(
+                    "there is no socket `{entry}` for it: none of the .socket units of pm2rs.service that were active when it \
+                     started has FileDescriptorName={entry}"
+                )));
+            }
+            sockets.extend(named);
+        } else {
+            let opened = primary.open(app, process, identity, entry).await;
+            // LISTEN_FDNAMES is separated by colons, so a name has none.
+            sockets.push((opened.map_err(|error| passing(error.to_string()))?, entry.replace(':', "_")));
+        }
+    }
+    if spec.exec_mode == ExecMode::Fork && !spec.listen.contains(&spec.name) {
+        sockets.extend(primary.named(app, process, identity, &spec.name).await);
+    }
+    Ok(sockets)
 }
 
 /// Runs a command as the app's user and says whether it exited with 0. Ended when it is no longer waited for.

@@ -124,6 +124,23 @@ impl Wanted {
         }
     }
 
+    /// Exactly what a bound socket serves; `None` for a kind that is neither of these.
+    pub fn of(address: &Address, kind: Kind, v6_only: bool) -> Option<Wanted> {
+        Some(match address {
+            Address::Inet(address) => {
+                let scope = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
+                let (host, port) = (Host { ip: address.ip(), scope }, address.port());
+                match kind {
+                    Kind::Stream => Wanted::Tcp { host: Some(host), port, v6_only },
+                    Kind::Datagram => Wanted::Udp { host, port, v6_only, reuse: false },
+                    Kind::Other => return None,
+                }
+            }
+            Address::Unix(path) if kind == Kind::Stream && path.is_absolute() => Wanted::Path(path.clone()),
+            Address::Unix(_) => return None,
+        })
+    }
+
     /// Whether the kernel chooses the port, so that equal questions may mean different sockets.
     pub fn takes_any_port(&self) -> bool {
         matches!(self, Wanted::Tcp { port: 0, .. } | Wanted::Udp { port: 0, .. })

@@ -97,7 +97,14 @@ fn an_inherited_socket_serves_its_own_address() {
         let inet = Address::Inet(address.parse().unwrap());
         assert_eq!(wanted.is_served_by(Kind::Stream, &inet, v6_only), expected, "{wanted:?} by {address}");
         assert!(!wanted.is_served_by(Kind::Datagram, &inet, v6_only));
+        for kind in [Kind::Stream, Kind::Datagram] {
+            assert!(Wanted::of(&inet, kind, v6_only).unwrap().is_served_by(kind, &inet, v6_only), "{address}");
+        }
     }
+    let path = Address::Unix("/run/x".into());
+    assert!(Wanted::of(&path, Kind::Stream, false).unwrap().is_served_by(Kind::Stream, &path, false));
+    assert_eq!(Wanted::of(&path, Kind::Datagram, false), None);
+    assert_eq!(Wanted::of(&Address::Unix("".into()), Kind::Stream, false), None);
 }
 
 #[test]

@@ -103,6 +103,11 @@ impl Inherited {
             None => true,
         }
     }
+
+    /// By its whole name, or by what follows the user's.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.name.split_once('@').is_some_and(|(_, own)| own == name)
+    }
 }
 
 impl Listener {

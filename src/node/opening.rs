@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::bind::{self, Errno, Wanted};
-use super::listener::{ListenerId, Origin, Sockets};
+use super::listener::{Inherited, ListenerId, Origin, Sockets};
 use super::message::Query;
 use super::primary::{Command, OpenError};
 use super::task::Task;
@@ -118,14 +118,49 @@ impl Task {
     }
 
     fn hand_out(&mut self, id: ListenerId, order: Order) {
-        let Some(listener) = self.listeners.all.get_mut(&id) else { return order.answer(Err(libc::EBADF)) };
-        let Sockets::Shared(fd) = &listener.sockets else { return order.answer(Err(libc::EADDRINUSE)) };
-        let fd = fd.try_clone().map_err(|error| bind::errno(&error));
-        if fd.is_ok() {
-            listener.handed_out = true;
-            listener.claims.insert(order.process);
-        }
+        let fd = self.share(id, order.process);
         order.answer(fd);
+    }
+
+    fn share(&mut self, id: ListenerId, process: ProcessId) -> Result<OwnedFd, Errno> {
+        let listener = self.listeners.all.get_mut(&id).ok_or(libc::EBADF)?;
+        let Sockets::Shared(fd) = &listener.sockets else { return Err(libc::EADDRINUSE) };
+        let fd = fd.try_clone().map_err(|error| bind::errno(&error))?;
+        listener.handed_out = true;
+        listener.claims.insert(process);
+        Ok(fd)
+    }
+
+    /// The sockets with this name that systemd passed and that the app may have, with their whole names.
+    pub(super) fn named(
+        &mut self,
+        app: AppId,
+        process: ProcessId,
+        who: &Identity,
+        name: &str,
+    ) -> Vec<(OwnedFd, String)> {
+        let meant = |socket: &&Inherited| {
+            socket.is_for(who) && socket.is_named(name) && socket.taken.is_none_or(|taken| taken == app)
+        };
+        let known = |socket: &Inherited| {
+            Wanted::of(&socket.address, socket.kind, socket.v6_only).map(|wanted| (socket.name.clone(), wanted))
+        };
+        let all: Vec<_> = self.listeners.inherited.iter().filter(meant).filter_map(known).collect();
+        let mut sockets = Vec::new();
+        for (name, wanted) in all {
+            let listener = match self.listeners.find(app, &wanted, None) {
+                Some(listener) => Ok(listener),
+                None => self.create(app, wanted, None, who, Balance::Shared),
+            };
+            match listener.and_then(|listener| self.share(listener, process)) {
+                Ok(fd) => sockets.push((fd, name)),
+                Err(errno) => {
+                    let reason = open_error(name.clone(), errno).reason;
+                    tracing::warn!(%app, name, reason, "cannot hand on a socket from systemd");
+                }
+            }
+        }
+        sockets
     }
 }
 

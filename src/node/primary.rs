@@ -228,6 +228,13 @@ pub(super) enum Command {
         address: String,
         reply: oneshot::Sender<Result<OwnedFd, OpenError>>,
     },
+    Named {
+        app: AppId,
+        process: ProcessId,
+        who: Box<Identity>,
+        name: String,
+        reply: oneshot::Sender<Vec<(OwnedFd, String)>>,
+    },
     Pause {
         reply: oneshot::Sender<()>,
         end: oneshot::Receiver<()>,
@@ -345,6 +352,14 @@ impl Primary {
         self.tell(Command::Open { app, process, who: Box::new(who.clone()), address: address.to_owned(), reply });
         let ended = || OpenError { address: address.to_owned(), reason: "the daemon is shutting down".to_owned() };
         answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// The sockets from .socket units with this FileDescriptorName=, or with `USER@` and it, that the app may have. Each
+    /// comes with its whole name and is the app's until all rows that asked for it are removed.
+    pub async fn named(&self, app: AppId, process: ProcessId, who: &Identity, name: &str) -> Vec<(OwnedFd, String)> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Named { app, process, who: Box::new(who.clone()), name: name.to_owned(), reply });
+        answer.await.unwrap_or_default()
     }
 
     fn tell(&self, command: Command) {

@@ -255,6 +255,10 @@ impl Task {
             Command::Open { app, process, who, address, reply } => {
                 self.open(app, &who, Order { process, address, reply });
             }
+            Command::Named { app, process, who, name, reply } => {
+                // Nobody waits any more: nothing to do.
+                let _ = reply.send(self.named(app, process, &who, &name));
+            }
             Command::PathBound { app, path, result } => self.path_bound(app, &path, result),
         }
     }

@@ -38,6 +38,23 @@ is_refused_the_port() {
     contains "$(inside journalctl -o cat PM2RS_APP=forbidden)" EACCES
 }
 
+test_another_program_gets_the_socket_that_is_named_like_its_app() {
+    inside bash -c 'printf "[Socket]\nService=pm2rs.service\nListenStream=8089\nListenStream=/run/plain.sock\nFileDescriptorName=alice@plain\n" \
+        >/etc/systemd/system/plain.socket; systemctl daemon-reload; systemctl stop pm2rs; systemctl start plain.socket pm2rs'
+    as alice pm2rs start /srv/apps/sockets.sh --interpreter none --name plain
+    eventually 20 plain_has_both
+    # By another name only where the app says so; and what an app has nobody else gets.
+    as alice pm2rs start /srv/apps/sockets.sh --interpreter none --name other-plain
+    eventually 20 online other-plain 1
+    lacks "$(inside journalctl -o cat PM2RS_APP=other-plain)" inherited
+    as alice pm2rs delete plain
+    same "$(bus_as alice StartApp 'sa{sv}' \
+        "$(spec alice by-name /srv/apps/sockets.sh '.interpreter = "none" | .listen = ["plain"]')" 0 | job_result)" done
+    eventually 20 by_name_has_both
+}
+plain_has_both() { contains "$(inside journalctl -o cat PM2RS_APP=plain)" "inherited 2 alice@plain:alice@plain"; }
+by_name_has_both() { contains "$(inside journalctl -o cat PM2RS_APP=by-name)" "inherited 2 alice@plain:alice@plain"; }
+
 test_another_program_inherits_what_its_app_listens_on() {
     same "$(bus_as alice StartApp 'sa{sv}' \
         "$(spec alice other /srv/apps/sockets.sh '.interpreter = "none" | .listen = ["127.0.0.1:8088"]')" 0 | job_result)" done
