@@ -15,7 +15,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (
         "cli",
-        &["api", "config", "core", "daemon::run", "daemon::end_leftovers", "daemon::DaemonOptions", "daemon::Mode"],
+        &[
+            "api",
+            "config",
+            "core",
+            "daemon::run",
+            "daemon::check_state",
+            "daemon::end_leftovers",
+            "daemon::DaemonOptions",
+            "daemon::Mode",
+        ],
     ),
     ("daemon", &["core", "dbus", "config", "node", "logs", "sys", "api"]),
     (

@@ -2,23 +2,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod clients;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use cli::{Call, pm2rs};
+use clients::{COUNTER, DEADLINE, Load, SERVER, ask, assert_complete, free_port, identities, online, until};
 use pm2rs::sys::spawn::{Child, Spawn};
 use pm2rs::sys::{pidfd, socket};
 use serde_json::Value;
-
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What systemd does for its service: keeps descriptors, and gives them to the next start.
 struct Manager {
@@ -121,84 +118,6 @@ impl Drop for Manager {
     }
 }
 
-#[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !done() {
-        assert!(Instant::now() < end, "waited for {what} in vain");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn ask(port: u16) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
-        _ => Err(std::io::Error::other(format!("answered: {answer:?}"))),
-    }
-}
-
-/// Clients that never retry, until they are told to stop.
-struct Load {
-    stop: Arc<AtomicBool>,
-    clients: Vec<std::thread::JoinHandle<(u32, Vec<String>)>>,
-}
-
-impl Load {
-    fn start(port: u16) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let client = |stop: Arc<AtomicBool>| {
-            move || {
-                let (mut answers, mut failures) = (0, Vec::new());
-                while !stop.load(Ordering::SeqCst) {
-                    match ask(port) {
-                        Ok(_) => answers += 1,
-                        Err(error) => failures.push(error.to_string()),
-                    }
-                }
-                (answers, failures)
-            }
-        };
-        let clients = (0..4).map(|_| std::thread::spawn(client(Arc::clone(&stop)))).collect();
-        Load { stop, clients }
-    }
-
-    fn end(self) -> (u32, Vec<String>) {
-        self.stop.store(true, Ordering::SeqCst);
-        let ended = self.clients.into_iter().map(|client| client.join().unwrap());
-        ended.fold((0, Vec::new()), |(all, mut failed), (answers, failures)| {
-            failed.extend(failures);
-            (all + answers, failed)
-        })
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// What must not change: row, process and counters of each.
-fn identities(list: &[Value]) -> Vec<(u64, u64, u64, u64)> {
-    let number = |value: &Value| value.as_u64().unwrap();
-    let of = |row: &Value| {
-        let env = &row["pm2_env"];
-        (number(&row["pm_id"]), number(&row["pid"]), number(&env["restart_time"]), number(&env["pm_uptime"]))
-    };
-    list.iter().map(of).collect()
-}
-
-fn online(list: &[Value]) -> usize {
-    list.iter().filter(|row| row["pm2_env"]["status"] == "online").count()
-}
-
-const SERVER: &str =
-    "require('node:http').createServer((q, s) => s.end(String(process.pid))).listen(process.env.PORT);\n";
-const COUNTER: &str = "let n = 0; setInterval(() => console.log('line', ++n), 5);\n";
-
 #[test]
 fn a_killed_daemon_is_not_missed() {
     let mut manager = Manager::new();
@@ -237,10 +156,7 @@ fn a_killed_daemon_is_not_missed() {
 
     manager.call("stop counter").ok();
     let log = manager.home.path().join("logs/counter-out.log");
-    let text = std::fs::read_to_string(&log).unwrap();
-    let lines: Vec<_> = text.lines().collect();
-    let expected: Vec<_> = (1..=lines.len()).map(|n| format!("line {n}")).collect();
-    assert!(lines.len() > 20 && lines == expected, "output was lost, torn or doubled: {text}");
+    assert_complete(&std::fs::read_to_string(&log).unwrap());
 }
 
 #[test]
@@ -270,6 +186,6 @@ fn nothing_is_kept_of_what_has_ended() {
     assert!(manager.store.lock().unwrap().len() > 10);
     manager.call("delete all").ok();
     let left = || manager.store.lock().unwrap().iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>();
-    let states = ["node-a", "node-b", "state-a", "state-b"].map(|name| format!("pm2rs.{name}"));
-    until("the store to be empty", || left() == BTreeSet::from(states.clone()));
+    let own = ["node-a", "node-b", "socket", "state-a", "state-b"].map(|name| format!("pm2rs.{name}"));
+    until("the store to hold nothing of workers", || left() == BTreeSet::from(own.clone()));
 }

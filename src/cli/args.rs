@@ -381,6 +381,9 @@ pub struct DaemonArgs {
     /// End what a dead daemon left behind, if its service is stopped; ExecStop= of pm2rs-leftovers.service
     #[arg(long, hide = true, conflicts_with = "detached")]
     pub end_leftovers: bool,
+    /// Say by the exit status whether this program could take over the state that comes on standard input
+    #[arg(long, hide = true, conflicts_with_all = ["detached", "end_leftovers"])]
+    pub check_state: bool,
 }
 
 /// Arguments of `man`.

@@ -21,6 +21,7 @@ mod render;
 mod session;
 mod unsupported;
 
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ use line::Typed;
 use options::Options;
 use session::{Session, VERSION};
 
-use crate::daemon::{DaemonOptions, Mode, end_leftovers, run as daemon_run};
+use crate::daemon::{DaemonOptions, Mode, check_state, end_leftovers, run as daemon_run};
 
 /// Entry point of the binary.
 #[must_use]
@@ -114,6 +115,12 @@ fn run_daemon(args: &DaemonArgs, choice: Choice, console: &Console) -> Exit {
         Place::User => Mode::User,
         Place::Private | Place::Any => Mode::Private { home: choice.home },
     };
+    if args.check_state {
+        return match check_input() {
+            Ok(()) => Exit::Success,
+            Err(problem) => Failure::error(problem).tell(console),
+        };
+    }
     if args.end_leftovers {
         return match end_leftovers(&mode) {
             Ok(()) => Exit::Success,
@@ -129,4 +136,14 @@ fn run_daemon(args: &DaemonArgs, choice: Choice, console: &Console) -> Exit {
         Ok(()) => Exit::Success,
         Err(error) => Failure::error(format!("{error:#}")).tell(console),
     }
+}
+
+/// Whether a daemon of this program could go on with the state on standard input.
+fn check_input() -> Result<(), String> {
+    /// A state that is larger is none of ours.
+    const BOUND: u64 = 1 << 30;
+    let mut text = Vec::new();
+    let read = std::io::stdin().take(BOUND).read_to_end(&mut text);
+    read.map_err(|error| format!("cannot read the state: {error}"))?;
+    check_state(&text).map_err(|error| error.to_string())
 }

@@ -8,7 +8,7 @@ use crate::core::{AppId, Exit, JobId, JobOutcome, SpawnFailure, WorkerId};
 
 use crate::dbus;
 
-use super::handle::Request;
+use super::handle::{Reply, Request};
 use super::workers::Started;
 
 /// Something that a task found out.
@@ -28,6 +28,10 @@ pub(super) enum Fact {
     Probed(WorkerId),
     /// The ways by which callers come are open, or cannot be opened.
     Serving(Box<Result<dbus::Server, dbus::ServeError>>),
+    /// The program that is installed now can take over from this one, or why it cannot; who asked for it.
+    Asked(Reply<()>, Result<(), String>),
+    /// Whether a signal to end means that the service is being restarted; its name.
+    EndMeant(&'static str, bool),
     /// A watched file of an app changed.
     FileChanged(AppId, PathBuf),
     /// The walk over a watched app's folders is over.

@@ -39,6 +39,8 @@ impl Daemon {
             Fact::FileChanged(app, path) => self.on_file_changed(app, path),
             Fact::Watching(app, result) => self.on_watching(app, *result),
             Fact::Serving(result) => self.on_serving(*result),
+            Fact::Asked(reply, result) => self.on_asked(reply, result),
+            Fact::EndMeant(name, restart) => self.on_end_meant(name, restart),
             Fact::JobEnded(job, outcome) => self.finish_job(job, outcome),
         }
     }

@@ -10,8 +10,7 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::persist;
-use super::{Mode, Paths};
+use super::{Mode, Paths, persist};
 use crate::sys::scope;
 use crate::sys::tree::Tree;
 

@@ -13,11 +13,13 @@
 //! | `persist.rs`, `write_schedule.rs`, `keeping.rs` | what survives the daemon: state, and when it is written; descriptors |
 //! | `restore.rs` | taking up what ran before |
 //! | `leftovers.rs` | a stopped service whose daemon was dead leaves nothing behind |
+//! | `succession.rs`, `check.rs` | making way for another daemon while workers run on; whether it can take over |
 //! | `triggers.rs` | cron, memory limits, watched files |
 //! | `saved_list.rs` | PM2's save and resurrect |
 //! | `views.rs`, `fleet_views.rs`, `sampling.rs` | the fleet as others see it |
 
 mod actions;
+mod check;
 mod facts;
 mod fleet_views;
 mod handle;
@@ -41,6 +43,7 @@ mod scopes;
 mod script;
 mod spawner;
 mod startup;
+mod succession;
 mod targets;
 mod timers;
 mod triggers;
@@ -50,16 +53,19 @@ mod write_schedule;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, mpsc};
 
+pub use check::{CheckError, check_state};
 pub use handle::{Caller, Change, Handle, LogRequest, Reply, Request, StartOptions, UpdateOptions, What};
 pub use leftovers::end_leftovers;
 pub use paths::{Mode, Paths};
 pub use startup::run;
 
+use crate::api::Error;
 use crate::core::{Fleet, JobId, Now, ProcessId, Time, Uid};
 use crate::dbus;
 use crate::logs::Logs;
@@ -112,6 +118,12 @@ struct Daemon {
     serving_problem: Option<anyhow::Error>,
     /// What `systemctl status` was told last.
     status: String,
+    /// What is executed when this program has been replaced by another one.
+    program: PathBuf,
+    /// Another daemon is to go on where we are.
+    succession: succession::Succession,
+    /// Workers, sockets and files stay as they are when we end: the next daemon goes on with them.
+    left: bool,
     /// A shutdown is under way: nothing new is taken.
     ending: bool,
     /// The list is to be forgotten at the end (`kill`), not taken up again.
@@ -162,6 +174,9 @@ impl Daemon {
             server: None,
             serving_problem: None,
             status: String::new(),
+            program: succession::own_program(),
+            succession: succession::Succession::default(),
+            left: false,
             ending: false,
             forget: false,
             exit: false,
@@ -178,6 +193,7 @@ impl Daemon {
 
     /// Ends everything and the daemon; the next one starts what runs now.
     fn begin_shutdown(&mut self, job: JobId) {
+        self.call_off(&Error::ShuttingDown);
         self.ending = true;
         self.notify(Notice::Stopping);
         // All end at the same time, each within its own kill_timeout; systemd is asked to wait for the slowest.
@@ -194,10 +210,14 @@ impl Daemon {
 
     fn saved(&self) -> persist::Saved {
         let fleet = if self.forget { Fleet::default() } else { self.fleet.clone() };
-        persist::Saved::new(self.boot_id.clone(), fleet, self.workers.saved(), self.jobs.last())
+        let saved = persist::Saved::new(self.boot_id.clone(), fleet, self.workers.saved(), self.jobs.last());
+        persist::Saved { reported: self.reported.iter().map(|(id, all)| (*id, all.clone())).collect(), ..saved }
     }
 
     fn clean_up(&self) {
+        if self.left {
+            return;
+        }
         let files = [Some(self.paths.socket()), self.paths.pid_file(&self.mode)];
         for path in files.into_iter().flatten() {
             drop(std::fs::remove_file(path));

@@ -5,15 +5,17 @@
 //! again; supervision never waits for it. One that was damaged on disk is noticed and set aside; the copy before it is
 //! read then.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::write_schedule::Schedule;
-use crate::core::{Fleet, Time, WorkerId};
+use crate::core::{Fleet, ProcessId, Time, WorkerId};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::sealed::{self, Damage};
 use crate::sys::snapshot::Snapshot;
@@ -21,7 +23,7 @@ use crate::sys::store::Store;
 use crate::sys::tree::Tree;
 
 /// Layout of the file. Raised when an older release could not read what is written.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// A state file larger than this is not ours.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -39,6 +41,9 @@ pub struct Saved {
     /// Number of the last job, so that none is used twice.
     #[serde(default)]
     pub last_job: u32,
+    /// What apps have reported over their channels, once and for all: the daemon before got it, nobody says it again.
+    #[serde(default)]
+    pub reported: BTreeMap<ProcessId, Map<String, Value>>,
 }
 
 /// A worker as it can be found again: a pid alone never names a process.
@@ -88,6 +93,17 @@ impl Persist {
             .inspect_err(|error| warn!(%error, "cannot understand the state of the daemon before"))
             .ok()?;
         (saved.format <= FORMAT).then_some(saved)
+    }
+
+    /// Whether a next daemon finds the state in memory at all.
+    #[must_use]
+    pub fn remembers(&self) -> bool {
+        self.memory.is_some()
+    }
+
+    /// Something changed that a next daemon must know of, though not one after a reboot.
+    pub fn note_change(&mut self) {
+        self.changed = true;
     }
 
     /// Whether the state in memory is not that of now.
@@ -251,7 +267,7 @@ impl Saved {
     /// What is to be written now.
     #[must_use]
     pub fn new(boot_id: String, fleet: Fleet, workers: Vec<SavedWorker>, last_job: u32) -> Saved {
-        Saved { format: FORMAT, boot_id, fleet, workers, last_job }
+        Saved { format: FORMAT, boot_id, fleet, workers, last_job, reported: BTreeMap::new() }
     }
 
     fn decode(text: &[u8]) -> Result<Saved, Unusable> {

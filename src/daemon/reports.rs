@@ -47,6 +47,7 @@ impl Daemon {
             _ => {
                 if let Some(version) = message.get("node_version").filter(|version| version.is_string()) {
                     self.report_value(process, "node_version", version.clone());
+                    self.persist.note_change();
                 }
             }
         }
@@ -89,6 +90,7 @@ impl Daemon {
         if all.len() < MAX_ACTIONS {
             all.push(action.clone());
             self.report_value(process, "axm_actions", Value::Array(all));
+            self.persist.note_change();
         }
     }
 

@@ -58,12 +58,7 @@ impl Daemon {
             What::ClearSaved(reply) => answer(reply, self.clear_saved(caller)),
             What::Resurrect(reply) => answer(reply, self.resurrect(caller)),
             What::Kill(reply) => answer(reply, self.kill(caller)),
-            What::Reexecute(reply) => {
-                let result = self.only_daemons_owner(caller, "re-execute the daemon").and_then(|()| {
-                    Err(Error::NotPossible("this release cannot re-execute itself; restart the daemon".to_owned()))
-                });
-                answer(reply, result);
-            }
+            What::Reexecute(reply) => self.reexecute(caller, reply),
             What::Report(reply) => answer(reply, self.report(caller)),
             What::HostMetrics(reply) => answer(reply, Ok(self.sampler.host().to_string())),
             What::CancelJob(job, reply) => answer(reply, self.cancel_job(caller, job)),

@@ -17,6 +17,7 @@ impl Daemon {
     pub(super) fn take_over(&mut self, saved: Saved) {
         self.jobs.continue_after(saved.last_job);
         self.fleet = saved.fleet;
+        self.reported = saved.reported.into_iter().collect();
         let processes: Vec<_> = self.fleet.processes().map(|process| process.id).collect();
         for process in processes {
             self.make_logs_known(process);

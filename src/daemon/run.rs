@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::facts::Fact;
 use super::handle::{Change, Request};
 use super::startup::Waiter;
-use super::{Daemon, Mode, now, present};
+use super::{Daemon, Mode, now, present, scopes};
 use crate::core::{Event, Time};
 use crate::dbus;
 use crate::logs::{LogEvent, message_ids};
@@ -64,6 +64,7 @@ impl Daemon {
                 Some(event) = inputs.node.recv() => self.on_node_event(event),
                 Some(event) = inputs.logs.recv() => self.on_log_event(event),
                 () = self.persist.written() => {}
+                () = self.succession.calls_changed() => {}
                 () = sleep_or_never(wake) => self.on_time(),
                 () = sleep_or_never(next_beat) => {
                     self.notify(Notice::Watchdog);
@@ -76,6 +77,7 @@ impl Daemon {
                 Some(()) = signals.hangup.recv() => self.on_hangup(),
                 Some(()) = signals.user2.recv() => self.on_reopen_signal(),
             }
+            self.succeed(&mut inputs).await?;
             self.after_turn();
             if let Some(problem) = self.serving_problem.take() {
                 return Err(problem);
@@ -95,11 +97,9 @@ impl Daemon {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let due = [self.timers.next(), self.restart_triggers.next(), self.jobs.next_expiry(), self.persist.due()]
-            .into_iter()
-            .flatten()
-            .min()?;
-        Some(instant_of(due))
+        let (jobs, persist, succession) = (self.jobs.next_expiry(), self.persist.due(), self.succession.wake());
+        let due = [self.timers.next(), self.restart_triggers.next(), jobs, persist, succession];
+        Some(instant_of(due.into_iter().flatten().min()?))
     }
 
     fn on_time(&mut self) {
@@ -184,10 +184,30 @@ impl Daemon {
         }
     }
 
-    fn on_end_signal(&mut self, name: &str) {
+    fn on_end_signal(&mut self, name: &'static str) {
         if self.ending {
             info!("{name} again; still ending");
             return;
+        }
+        if !self.can_leave_workers() {
+            return self.on_end_meant(name, false);
+        }
+        let (mode, facts) = (self.mode.clone(), self.facts.clone());
+        tokio::spawn(async move {
+            let restart = scopes::is_being_restarted(&mode).await;
+            drop(facts.send(Fact::EndMeant(name, restart)));
+        });
+    }
+
+    /// What a signal to end means is known: a restart is the next daemon's beginning, a stop the apps' end.
+    pub(super) fn on_end_meant(&mut self, name: &str, restart: bool) {
+        if self.ending {
+            return;
+        }
+        self.notify(Notice::Stopping);
+        if restart {
+            info!("{name}: making way for the next daemon");
+            return self.leave_workers();
         }
         info!("{name}: ending all apps");
         let job = self.open_job("kill", "all".to_owned(), self.owner);

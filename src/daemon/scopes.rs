@@ -17,6 +17,37 @@ const SLICE: &str = "pm2rs.slice";
 /// The unit that ends its workers itself when the machine goes down.
 const SERVICE: &str = "pm2rs.service";
 
+/// How long systemd may take to say what it does with our service; it may be busy ending everything.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// Whether the daemon's service is being restarted. Not when systemd cannot be asked: then it is as well the machine's end.
+pub(super) async fn is_being_restarted(mode: &Mode) -> bool {
+    let job = tokio::time::timeout(ANSWER, own_job(mode)).await;
+    match job {
+        Ok(Ok(job)) => matches!(job.as_deref(), Some("restart" | "try-restart")),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot ask systemd whether it restarts the service or stops it");
+            false
+        }
+        Err(_) => {
+            tracing::warn!("systemd does not say whether it restarts the service or stops it");
+            false
+        }
+    }
+}
+
+/// What systemd is about to do with the service of this process, see [`scope::own_job`].
+///
+/// # Errors
+/// When its bus does not work.
+pub(super) async fn own_job(mode: &Mode) -> zbus::Result<Option<String>> {
+    let connection = match mode {
+        Mode::System => Connection::system().await?,
+        Mode::User | Mode::Private { .. } => Connection::session().await?,
+    };
+    scope::own_job(&connection).await
+}
+
 /// The way to systemd's manager: the system's, or the user's.
 #[derive(Debug)]
 pub(super) struct Scopes {

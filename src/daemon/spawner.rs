@@ -2,7 +2,7 @@
 //!
 //! Runs as a task beside the loop, since a scope takes systemd a moment; the outcome comes back as a fact.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +76,12 @@ impl Daemon {
 }
 
 impl Spawner {
+    /// The soft limit of open files that the daemon was started with, which a program that it executes is to know: it
+    /// inherits the raised one.
+    pub(super) fn own_open_files(&self) -> Option<u64> {
+        self.limits.first().map(|limit| limit.soft)
+    }
+
     async fn start(
         &self,
         order: SpawnOrder,
@@ -288,11 +294,18 @@ pub(super) async fn run_to_end(argv: &[String], spec: &AppSpec, identity: &Ident
     let Ok(held) = spawn.start() else { return false };
     let Ok(child) = held.release(EXEC_DEADLINE).await else { return false };
     let running = Running(child);
-    pidfd::wait(running.0.pidfd.as_fd()).await.is_ok_and(|status| status == ExitStatus::Code(0))
+    pidfd::wait(running.pidfd()).await.is_ok_and(|status| status == ExitStatus::Code(0))
 }
 
-/// A probe's command; one that is no longer waited for is ended, and collected in any case.
-struct Running(Child);
+/// A command of ours; one that is no longer waited for is ended, and collected in any case.
+pub(super) struct Running(pub(super) Child);
+
+impl Running {
+    /// For waiting.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.0.pidfd.as_fd()
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,12 +27,17 @@ use crate::logs::{self, Logs, LogsConfig};
 use crate::node::{self, Primary, PrimaryConfig};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::durable;
+use crate::sys::handover::{self, Handover};
 use crate::sys::notify::{self, Notifier};
 use crate::sys::store::Store;
 use crate::sys::ulimits::{self, Limit};
 
 /// Requests that may wait for the loop; more callers wait on their own side.
 const WAITING_REQUESTS: usize = 256;
+
+/// What the private socket and the lock of the home are called in the store.
+const SOCKET: &str = "socket";
+const LOCK: &str = "lock";
 
 /// Runs a daemon until it is told to end.
 ///
@@ -67,22 +73,25 @@ impl Waiter {
 }
 
 fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
-    let inherited = notify::take_passed().context("cannot take the sockets that systemd passed")?;
+    let handover = handover::take().context("cannot take what the program before has handed on")?;
+    let (inherited, open_files) = match handover {
+        Some(Handover { passed, open_files }) => (passed, open_files),
+        None => (notify::take_passed().context("cannot take the sockets that systemd passed")?, None),
+    };
+    let notifier = || Notifier::from_environment().context("cannot reach the service manager");
+    // Without a service manager what is kept goes to the program that is executed in place of this one, to no other.
+    let (store, inherited) = Store::new(notifier()?, inherited);
     let mut paths = Paths::of(&mode, |name| std::env::var(name).ok());
     if matches!(mode, Mode::Private { .. }) && own_uid() == Uid(0) {
         paths = paths.reachable_by_all();
     }
     make_folders(&mode, &paths)?;
-    let _lock = lock(&paths)?;
+    let _lock = lock(&paths, &store)?;
     logs::daemon_log::init(matches!(mode, Mode::Private { .. }));
-    let limit =
-        ulimits::raise_open_files().inspect_err(|error| warn!(%error, "cannot raise the limit of open files")).ok();
-    let notifier = || Notifier::from_environment().context("cannot reach the service manager");
-    // Without a service manager nobody gives anything back, so nothing is kept.
-    let (store, inherited) = match notifier()? {
-        Some(manager) => Store::new(Some(manager), inherited),
-        None => (Store::default(), inherited),
-    };
+    let limit = ulimits::raise_open_files()
+        .inspect_err(|error| warn!(%error, "cannot raise the limit of open files"))
+        .map(|limit| Limit { soft: open_files.unwrap_or(limit.soft), ..limit })
+        .ok();
     let notifier = notifier()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -167,8 +176,9 @@ impl Daemon {
             pid: std::process::id(),
         };
         let (mode, socket, facts) = (self.mode.clone(), self.paths.socket(), self.facts.clone());
+        let store = self.store.clone();
         tokio::spawn(async move {
-            let result = open_ways(handle, info, &mode, &socket).await;
+            let result = open_ways(handle, info, &mode, &socket, &store).await;
             drop(facts.send(Fact::Serving(Box::new(result))));
         });
     }
@@ -179,10 +189,18 @@ async fn open_ways(
     info: dbus::ManagerInfo,
     mode: &Mode,
     socket: &Path,
+    store: &Store,
 ) -> Result<dbus::Server, dbus::ServeError> {
     let mut server = dbus::Server::start(handle, info).await?;
     let access = if *mode == Mode::System { dbus::Access::Everybody } else { dbus::Access::Owner };
-    server.listen_private(socket, access).await?;
+    let listener = match store.get(SOCKET).filter(|_| socket.exists()) {
+        // Who connected meanwhile waits in its queue.
+        Some(kept) => UnixListener::from(kept),
+        None => dbus::bind_private(socket, access).await?,
+    };
+    store.keep(SOCKET, &listener);
+    let failed = |cause| dbus::ServeError::Socket { socket: socket.display().to_string(), cause };
+    server.serve_listener(listener, access).map_err(failed)?;
     let bus = match mode {
         Mode::System => Some(dbus::Bus::System),
         Mode::User => Some(dbus::Bus::Session),
@@ -234,17 +252,18 @@ fn write_agent(path: &Path) -> anyhow::Result<()> {
     durable::write(path, node::AGENT.as_bytes(), 0o644).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-/// One daemon a home: the lock goes with the process, however it ends (flock(2)).
-fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
+/// One daemon a home: the lock goes with the process, however it ends (flock(2)). A program that is executed in place of
+/// this one has it without a gap.
+fn lock(paths: &Paths, store: &Store) -> anyhow::Result<Flock<File>> {
     let path = paths.state.join("daemon.lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open `{}`", path.display()))?;
+    let open = || File::options().create(true).truncate(false).write(true).open(&path);
+    let file = store.get(LOCK).map_or_else(open, |kept| Ok(kept.into()));
+    let file = file.with_context(|| format!("cannot open `{}`", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
+        Ok(lock) => {
+            store.hand_on(LOCK, &*lock);
+            Ok(lock)
+        }
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
             bail!("another daemon already serves `{}`", paths.state.display())
         }

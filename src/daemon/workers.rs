@@ -124,6 +124,11 @@ impl Workers {
         self.starting.remove(&worker).unwrap_or_default()
     }
 
+    /// Whether no ordered worker is still on its way.
+    pub(super) fn all_started(&self) -> bool {
+        self.starting.is_empty()
+    }
+
     pub(super) fn get(&self, worker: WorkerId) -> Option<&Live> {
         self.live.get(&worker)
     }

@@ -96,6 +96,8 @@ struct Shared {
     polkit: Polkit,
     /// Calls that are being answered, on all connections.
     in_hand: watch::Sender<usize>,
+    /// Whether who connects to a private socket is let in.
+    open: watch::Sender<bool>,
     closing: AtomicBool,
 }
 
@@ -117,8 +119,9 @@ impl Server {
         let (turns, _) = watch::channel(0);
         let tree = Mutex::new(Tree::new(info));
         let (in_hand, _) = watch::channel(0);
+        let (open, _) = watch::channel(true);
         let closing = AtomicBool::new(false);
-        let shared = Arc::new(Shared { handle, tree, signals, turns, polkit: Polkit::new(), in_hand, closing });
+        let shared = Arc::new(Shared { handle, tree, signals, turns, polkit: Polkit::new(), in_hand, open, closing });
         shared.take_snapshot().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Arc::clone(&shared), changes));
@@ -134,6 +137,7 @@ impl Server {
         self.tasks.spawn(bus::keep(Arc::clone(&self.shared), bus, served));
         Ok(())
     }
+
 
     /// Makes a private socket and listens on it: [`bind_private`] and [`Server::serve_listener`] in one.
     ///
@@ -154,6 +158,18 @@ impl Server {
         let listener = tokio::net::UnixListener::from_std(listener)?;
         self.tasks.spawn(private::accept(Arc::clone(&self.shared), listener, access));
         Ok(())
+    }
+
+    /// Whether who connects to a private socket is let in. Else they wait in the socket's queue, for us or for whom the
+    /// socket is handed on to.
+    pub fn let_in(&self, open: bool) {
+        self.shared.open.send_replace(open);
+    }
+
+    /// How many calls are being answered.
+    #[must_use]
+    pub fn in_hand(&self) -> watch::Receiver<usize> {
+        self.shared.in_hand.subscribe()
     }
 
     /// Lets what is being answered be answered, for `patience` at most, then ends. Who waits for a job that has not

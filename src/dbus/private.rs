@@ -91,7 +91,18 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: UnixListener, access: 
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
+        let mut open = shared.open.subscribe();
+        let accepted = tokio::select! {
+            biased;
+            _ = open.wait_for(|open| !open) => None,
+            accepted = listener.accept() => Some(accepted),
+        };
+        let Some(accepted) = accepted else {
+            // An error means that nothing is served any more.
+            drop(open.wait_for(|open| *open).await);
+            continue;
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // EMFILE, ENFILE, ENOBUFS, ENOMEM (accept(2)): they pass. ECONNABORTED is the peer's.

@@ -34,6 +34,8 @@ const TURNS: usize = 16;
 const GRACE: Duration = Duration::from_millis(200);
 /// And within this time when they are never found empty.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the journal may take for the last lines before another program reads on.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// A row of the process list.
 #[derive(Debug)]
@@ -106,6 +108,8 @@ pub struct Collector {
     sinks: Sinks,
     housekeeper: Housekeeper,
     next_follower: u64,
+    /// Who waits for us to read nothing more.
+    successor: Option<oneshot::Sender<()>>,
 }
 
 impl Collector {
@@ -130,6 +134,7 @@ impl Collector {
             sinks,
             housekeeper: Housekeeper::default(),
             next_follower: FOLLOWERS,
+            successor: None,
         };
         std::thread::Builder::new().name("logs".to_owned()).spawn(move || collector.run())?;
         Ok(mailbox)
@@ -154,6 +159,11 @@ impl Collector {
                     token => self.queue(stream::writer(token)),
                 }
             }
+            if let Some(successor) = self.successor.take() {
+                self.stand_still();
+                let _ = successor.send(());
+                return;
+            }
             for _ in 0..TURNS {
                 let Some(writer) = self.ready.pop_front() else { break };
                 self.turn(writer, now);
@@ -162,6 +172,21 @@ impl Collector {
             self.on_time(now);
             self.tend_journal(now);
             self.tidy();
+        }
+    }
+
+    /// Has everything that left a pipe arrive where it belongs, as far as the journal takes it in time.
+    fn stand_still(&mut self) {
+        let now = Instant::now();
+        for (outlet, stream) in self.workers.values_mut().flat_map(|worker| &mut worker.streams) {
+            stream.hand_over(outlet, &mut self.sinks, now);
+        }
+        self.pump_all();
+        while self.sinks.journal.is_busy() && now.elapsed() < LAST_LINES {
+            if self.poller.wait(Some(LAST_LINES.saturating_sub(now.elapsed()))).is_err() {
+                return;
+            }
+            self.sinks.pump_journal(Instant::now());
         }
     }
 
@@ -259,6 +284,7 @@ impl Collector {
                 }
                 let _ = reply.send(());
             }
+            Command::StandStill(reply) => self.successor = Some(reply),
             Command::Forget(process) => self.forget(process),
             Command::Counters(process, reply) => drop(reply.send(self.counters(process))),
         }

@@ -54,6 +54,8 @@ pub enum Command {
     Flush(Vec<ProcessId>, oneshot::Sender<Vec<String>>),
     /// See [`super::Logs::reopen`].
     Reopen(oneshot::Sender<()>),
+    /// See [`super::Logs::stand_still`].
+    StandStill(oneshot::Sender<()>),
     /// See [`super::Logs::forget`].
     Forget(ProcessId),
     /// See [`super::Logs::counters`].

@@ -228,6 +228,12 @@ impl Logs {
         self.ask(Command::Reopen).await;
     }
 
+    /// Has it finish what it has in hand and read nothing more, so that no line is torn or seen twice by whoever goes on
+    /// in another program. There is no way back.
+    pub async fn stand_still(&self) {
+        self.ask(Command::StandStill).await;
+    }
+
     /// The process is gone for good; its files stay.
     pub fn forget(&self, process: ProcessId) {
         self.mailbox.send(Command::Forget(process));

@@ -137,6 +137,11 @@ impl Stream {
         sinks.finish(outlet, &mut self.splitter, now);
     }
 
+    /// Somebody else reads on: hands over what has been taken out of the pipe of an unfinished line.
+    pub fn hand_over(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) {
+        sinks.finish(outlet, &mut self.splitter, now);
+    }
+
     /// Nothing more will be read though the writer did not end: takes an unfinished line out of the pipe, too.
     pub fn abandon(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) {
         if self.unfinished_since.is_some()

@@ -36,6 +36,23 @@ pub fn channel_name(worker: WorkerId) -> String {
     format!("w{worker}-channel")
 }
 
+/// What is written down in this store: the state of a primary, for [`check_kept`].
+#[must_use]
+pub fn kept(store: &Store) -> Option<Vec<u8>> {
+    if store.names(NAME).is_empty() {
+        return None;
+    }
+    Snapshot::open(store, NAME).ok()?.1
+}
+
+/// Whether a primary of this release would understand what another one wrote down.
+///
+/// # Errors
+/// What it does not understand.
+pub fn check_kept(state: Value) -> Result<(), serde_json::Error> {
+    serde_json::from_value::<Saved>(state).map(drop)
+}
+
 /// All of it. Fields may be added with a default, none may change its meaning: releases read each other's.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Saved {

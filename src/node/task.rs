@@ -284,7 +284,8 @@ impl Task {
         let Attachment { worker: id, process, app, instance: _, identity, cluster, balance, agent, admitted, channel } =
             attachment;
         if self.workers.contains_key(&id) {
-            return;
+            // Taken over. The daemon before may have died between its decision to admit it and our hearing of it.
+            return if admitted { self.admit(id) };
         }
         let channel = match Channel::new(channel) {
             Ok(channel) => channel,

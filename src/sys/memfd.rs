@@ -1,7 +1,7 @@
 //! Files in memory that are passed from one daemon to the next (memfd_create(2)).
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -9,13 +9,13 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_
 
 const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// A file with this content that nobody can change any more. Closed on exec; `name` is for `/proc/PID/fd` only.
+/// A file with this content that nobody can change any more, to be read from its beginning. Closed on exec; `name` is for `/proc/PID/fd` only.
 ///
 /// # Errors
 /// When there are no descriptors or no memory left.
 pub fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(create(name, MemfdFlags::ALLOW_SEALING)?);
-    file.write_all(content)?;
+    let file = File::from(create(name, MemfdFlags::ALLOW_SEALING)?);
+    file.write_all_at(content, 0)?;
     fcntl_add_seals(&file, SEALS)?;
     Ok(file.into())
 }
@@ -62,6 +62,7 @@ pub fn read_all(fd: impl AsFd, max: usize) -> io::Result<Vec<u8>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn a_sealed_file_cannot_be_changed() {

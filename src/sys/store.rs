@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::notify::{Notifier, Passed};
@@ -71,6 +71,15 @@ impl Store {
         }
     }
 
+    /// Keeps a duplicate of this descriptor for an execve(2) alone: it is to end with this process.
+    pub fn hand_on(&self, name: &str, fd: impl AsFd) {
+        let Some(mut inner) = self.lock() else { return };
+        match fd.as_fd().try_clone_to_owned() {
+            Ok(duplicate) => drop(inner.kept.insert(name.to_owned(), duplicate)),
+            Err(error) => tracing::warn!(name, %error, "cannot keep a descriptor for the next program"),
+        }
+    }
+
     /// Lets go of what has this name, if anything.
     pub fn release(&self, name: &str) {
         if let Some(mut inner) = self.lock() {
@@ -98,12 +107,13 @@ impl Store {
         self.lock()?.kept.get(name)?.try_clone().ok()
     }
 
-    /// All that goes over an execve(2), by the names under which [`Passed`] has it there.
-    #[must_use]
-    pub fn all(&self) -> Vec<(String, i32)> {
-        let Some(inner) = self.lock() else { return Vec::new() };
-        let kept = inner.kept.iter().map(|(name, fd)| (format!("{PREFIX}{name}"), fd.as_raw_fd()));
-        kept.chain(inner.passed.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd()))).collect()
+    /// Has `act` see all that goes over an execve(2), by the names under which [`Store::new`] is to get it there. Nothing
+    /// is kept or released meanwhile.
+    pub fn with_all<T>(&self, act: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
+        let Some(inner) = self.lock() else { return act(&[]) };
+        let kept = inner.kept.iter().map(|(name, fd)| (format!("{PREFIX}{name}"), fd.as_fd()));
+        let all: Vec<_> = kept.chain(inner.passed.iter().map(|(name, fd)| (name.clone(), fd.as_fd()))).collect();
+        act(&all)
     }
 
     fn lock(&self) -> Option<MutexGuard<'_, Inner>> {
@@ -162,7 +172,9 @@ mod tests {
         assert!(store.get("w1-out").is_some() && store.get("http").is_none());
         store.keep("w12-out", open());
         assert_eq!(said(&socket), ("FDSTORE=1\nFDNAME=pm2rs.w12-out\nFDPOLL=0\n".to_owned(), 1));
-        assert_eq!(store.all().len(), 3);
+        store.hand_on("lock", open());
+        let names = |all: &[(String, BorrowedFd<'_>)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(store.with_all(names), ["pm2rs.lock", "pm2rs.w1-out", "pm2rs.w12-out", "http"]);
         store.release_all("w1-");
         assert_eq!(said(&socket), ("FDSTOREREMOVE=1\nFDNAME=pm2rs.w1-out\n".to_owned(), 0));
         assert_eq!(store.names("w"), BTreeSet::from(["w12-out".to_owned()]));
@@ -176,6 +188,6 @@ mod tests {
     fn the_default_keeps_nothing() {
         let store = Store::default();
         store.keep("a", std::io::stdin());
-        assert!(store.get("a").is_none() && store.all().is_empty());
+        assert!(store.get("a").is_none() && store.with_all(|all| all.is_empty()));
     }
 }

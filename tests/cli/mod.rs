@@ -12,7 +12,12 @@ pub struct Call {
 
 /// A call of `pm2rs` with these words, split as a shell would.
 pub fn pm2rs(line: &str) -> Call {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pm2rs"));
+    call(Path::new(env!("CARGO_BIN_EXE_pm2rs")), line)
+}
+
+/// The same of another program.
+pub fn call(program: &Path, line: &str) -> Call {
+    let mut command = Command::new(program);
     command.args(shell_words::split(line).expect("the test's command line is well formed"));
     for name in ["PM2_HOME", "PM2RS_HOME", "PM2_SILENT", "FORCE_COLOR", "NO_COLOR"] {
         command.env_remove(name);

@@ -1,0 +1,277 @@
+//! Making way for the next daemon while workers run on: the program that is installed now, executed under our process
+//! id, or the one that systemd starts when it restarts the service.
+//!
+//! Owns the order in which things come to a standstill: callers, workers that are being started, the primary, the log
+//! path, the state. Up to its last step everything can go on as before. Must never let go of anything that the next
+//! daemon needs, nor execute a program that has not said that it can take over.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::facts::Fact;
+use super::handle::{Caller, Reply};
+use super::requests::answer;
+use super::run::Inputs;
+use super::{Daemon, Mode, check, now};
+use crate::api::Error;
+use crate::core::Time;
+use crate::node::Pause;
+use crate::sys::handover;
+use crate::sys::notify::Notice;
+
+/// So long (ms) calls in hand are waited for, which may be waiting for jobs.
+const COURTESY_MS: u64 = 5_000;
+/// After so long (ms) workers that are still being started keep us from making way.
+const PATIENCE_MS: u64 = 20_000;
+/// How long a caller may take to read our answer.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// How long the log path may take to come to a standstill.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long the service manager may take to note what it was given last.
+const BARRIER: Duration = Duration::from_secs(2);
+/// What is still told while everything comes to a standstill is taken so many times before it is left to the next daemon.
+const ROUNDS: usize = 100;
+/// This very program, whatever has become of its file (proc_pid_exe(5)).
+const OURSELVES: &str = "/proc/self/exe";
+
+/// How far we are.
+#[derive(Debug, Default)]
+pub(super) enum Succession {
+    /// Nobody is to follow.
+    #[default]
+    None,
+    /// The next program is being asked.
+    Asking,
+    /// It is to happen as soon as nobody is kept waiting by it.
+    Due(Due),
+}
+
+#[derive(Debug)]
+pub(super) struct Due {
+    how: How,
+    /// Calls that are being answered; `None` where none come in yet.
+    in_hand: Option<watch::Receiver<usize>>,
+    since: Time,
+}
+
+#[derive(Debug)]
+enum How {
+    /// We execute the program that is installed now. Who asked for it waits for an answer, until it is given.
+    Execute(Option<Reply<()>>),
+    /// We end; the service manager starts the next one.
+    Leave,
+}
+
+impl Succession {
+    /// When to look again though nothing has happened.
+    pub(super) fn wake(&self) -> Option<Time> {
+        let Succession::Due(due) = self else { return None };
+        [COURTESY_MS, PATIENCE_MS].map(|ms| due.since.after(ms)).into_iter().find(|at| *at > now())
+    }
+
+    /// Resolves when another number of calls is being answered; never where that does not matter.
+    pub(super) async fn calls_changed(&mut self) {
+        if let Succession::Due(Due { in_hand: Some(in_hand), .. }) = self
+            && in_hand.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The installed program's path: that by which this process was started, even if another file has taken its place.
+pub(super) fn own_program() -> PathBuf {
+    let path = std::env::current_exe().unwrap_or_else(|_| OURSELVES.into());
+    // A mark of the kernel's (proc_pid_exe(5)).
+    match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(installed) => installed.into(),
+        None => path,
+    }
+}
+
+impl Daemon {
+    /// Manager.Reexecute: has the installed program asked whether it can take over.
+    pub(super) fn reexecute(&mut self, caller: &Caller, reply: Reply<()>) {
+        let question = self.only_daemons_owner(caller, "re-execute the daemon").and_then(|()| {
+            if self.ending {
+                return Err(Error::ShuttingDown);
+            }
+            if !matches!(self.succession, Succession::None) {
+                return Err(Error::NotPossible("the daemon is making way for the next one already".to_owned()));
+            }
+            if !self.persist.remembers() {
+                return Err(Error::NotPossible("the state cannot be kept in memory for another program".to_owned()));
+            }
+            self.question().map_err(|error| Error::Failed(format!("cannot describe the state: {error:#}")))
+        });
+        let question = match question {
+            Ok(question) => question,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        self.succession = Succession::Asking;
+        let (program, facts) = (self.program.clone(), self.facts.clone());
+        tokio::spawn(async move {
+            let result = check::ask(&program, question).await;
+            drop(facts.send(Fact::Asked(reply, result)));
+        });
+    }
+
+    /// The next program has answered.
+    pub(super) fn on_asked(&mut self, reply: Reply<()>, result: Result<(), String>) {
+        if self.ending || !matches!(self.succession, Succession::Asking) {
+            return answer(reply, Err(Error::ShuttingDown));
+        }
+        self.succession = Succession::None;
+        let program = self.program.display();
+        match result {
+            Ok(()) => self.make_way(How::Execute(Some(reply))),
+            Err(why) => {
+                warn!(program = %program, why, "the installed program cannot take over; this one goes on");
+                let message = format!("cannot re-execute `{program}`, this daemon goes on: {why}");
+                answer(reply, Err(Error::Failed(message)));
+            }
+        }
+    }
+
+    /// The service is being restarted: we end as soon as we can, and our workers do not notice.
+    pub(super) fn leave_workers(&mut self) {
+        match &self.succession {
+            Succession::Due(Due { how: How::Leave, .. }) => {}
+            _ => self.make_way(How::Leave),
+        }
+    }
+
+    /// Whether workers would be found by a daemon that systemd starts after us.
+    pub(super) fn can_leave_workers(&self) -> bool {
+        !matches!(self.mode, Mode::Private { .. }) && self.notifier.is_some() && self.persist.remembers()
+    }
+
+    fn make_way(&mut self, how: How) {
+        self.call_off(&Error::ShuttingDown);
+        if let Some(server) = &self.server {
+            // From here on callers wait for the next daemon.
+            server.let_in(false);
+        }
+        let in_hand = self.server.as_ref().map(crate::dbus::Server::in_hand);
+        self.succession = Succession::Due(Due { how, in_hand, since: now() });
+    }
+
+    /// It is not to happen after all.
+    pub(super) fn call_off(&mut self, why: &Error) {
+        if let Succession::Due(Due { how, .. }) = std::mem::take(&mut self.succession) {
+            if let Some(server) = &self.server {
+                server.let_in(true);
+            }
+            if let How::Execute(Some(reply)) = how {
+                answer(reply, Err(why.clone()));
+            }
+        }
+    }
+
+    /// Makes way if that is due and nobody is kept waiting by it. Executing, this returns only when it is not to happen
+    /// now; leaving, it has the loop end.
+    ///
+    /// # Errors
+    /// When no program could be executed, neither another nor this one again: nothing stands any more.
+    pub(super) async fn succeed(&mut self, inputs: &mut Inputs) -> anyhow::Result<()> {
+        let Succession::Due(due) = &mut self.succession else { return Ok(()) };
+        let waited = now().since(due.since);
+        let leaving = matches!(due.how, How::Leave);
+        if !self.workers.all_started() {
+            if waited < PATIENCE_MS {
+                return Ok(());
+            }
+            if !leaving {
+                self.call_off(&Error::NotPossible("workers are still being started".to_owned()));
+                return Ok(());
+            }
+        }
+        let own = usize::from(matches!(due.how, How::Execute(Some(_))));
+        let calls = due.in_hand.as_ref().map_or(own, |in_hand| *in_hand.borrow());
+        if calls > own && waited < COURTESY_MS {
+            return Ok(());
+        }
+        if let How::Execute(reply) = &mut due.how
+            && let Some(reply) = reply.take()
+        {
+            answer(reply, Ok(()));
+            if let Some(in_hand) = &mut due.in_hand {
+                drop(tokio::time::timeout(FAREWELL, in_hand.wait_for(|count| *count < calls)).await);
+            }
+        }
+        let Some(_still) = self.stand_still(inputs, leaving).await else { return Ok(()) };
+        if leaving {
+            self.leave().await;
+            return Ok(());
+        }
+        self.execute()
+    }
+
+    /// Has everything stop at a point from which another daemon can go on, and writes that point down. `None` when workers
+    /// are being started again.
+    async fn stand_still(&mut self, inputs: &mut Inputs, at_any_rate: bool) -> Option<Pause> {
+        let mut round = 0;
+        let pause = loop {
+            let pause = self.primary.pause().await;
+            let quiet = !self.take_what_is_told(inputs);
+            round += 1;
+            if quiet || round == ROUNDS {
+                break pause;
+            }
+            // What followed from it may be the primary's to do.
+            pause.resume();
+            if !self.workers.all_started() && !at_any_rate {
+                return None;
+            }
+        };
+        if tokio::time::timeout(LAST_LINES, self.logs.stand_still()).await.is_err() {
+            warn!("the log path does not come to a standstill; lines may be seen twice");
+        }
+        let saved = self.saved();
+        self.persist.remember(&saved);
+        Some(pause)
+    }
+
+    /// Takes what has been told and not yet heard. False when there was nothing.
+    fn take_what_is_told(&mut self, inputs: &mut Inputs) -> bool {
+        let mut any = false;
+        while let Ok(fact) = inputs.facts.try_recv() {
+            self.on_fact(fact);
+            any = true;
+        }
+        while let Ok(event) = inputs.node.try_recv() {
+            self.on_node_event(event);
+            any = true;
+        }
+        any
+    }
+
+    fn execute(&self) -> anyhow::Result<()> {
+        info!(program = %self.program.display(), "executing the installed program; workers run on");
+        self.notify(Notice::Reloading);
+        let args: Vec<_> = std::env::args_os().collect();
+        let execute = |program: &Path| {
+            self.store.with_all(|fds| handover::execute(program, &args, fds, self.spawner.own_open_files()))
+        };
+        let error = execute(&self.program);
+        warn!(program = %self.program.display(), %error, "cannot execute it; going on with the program of before");
+        let again = execute(Path::new(OURSELVES));
+        bail!("cannot execute `{}`: {error}; nor `{OURSELVES}`: {again}", self.program.display())
+    }
+
+    async fn leave(&mut self) {
+        info!("the service is being restarted; workers run on");
+        if let Some(notifier) = &self.notifier
+            && let Err(error) = notifier.barrier(BARRIER).await
+        {
+            warn!(%error, "the service manager may not have noted everything yet");
+        }
+        self.left = true;
+        self.exit = true;
+    }
+}
