@@ -13,10 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Daemon;
 use super::keeping::{self, Record};
 use super::persist::{FORMAT, Saved};
 use super::spawner::Running;
-use super::Daemon;
 use crate::node;
 use crate::sys::memfd;
 use crate::sys::pidfd::{self, ExitStatus};
@@ -34,7 +34,10 @@ pub enum CheckError {
     #[error("cannot understand the state: {0}")]
     Foreign(serde_json::Error),
     /// A later release wrote it in a way that this one does not know.
-    #[error("cannot read the state of pm2rs {version}: its format {format} is newer than {}, the last one known here", FORMAT)]
+    #[error(
+        "cannot read the state of pm2rs {version}: its format {format} is newer than {}, the last one known here",
+        FORMAT
+    )]
     Newer {
         /// The release that wrote it.
         version: String,

@@ -138,7 +138,6 @@ impl Server {
         Ok(())
     }
 
-
     /// Makes a private socket and listens on it: [`bind_private`] and [`Server::serve_listener`] in one.
     ///
     /// # Errors
