@@ -93,6 +93,7 @@ impl Fleet {
         if !self.timers.disarm(timer) {
             return;
         }
+        self.save();
         match timer {
             Timer::Listen(worker) => self.listen_timed_out(worker),
             Timer::MinUptime(worker) => self.min_uptime_reached(worker),
@@ -220,11 +221,13 @@ impl Fleet {
     pub(super) fn arm(&mut self, timer: Timer, delay: u64) {
         let at = self.now().mono.after(delay);
         self.timers.arm(timer, at);
+        self.save();
         self.push(Action::ArmTimer { timer, at });
     }
 
     pub(super) fn disarm(&mut self, timer: Timer) {
         if self.timers.disarm(timer) {
+            self.save();
             self.push(Action::DisarmTimer { timer });
         }
     }

@@ -202,6 +202,8 @@ impl Fleet {
     fn add_job(&mut self, id: JobId, kind: JobKind, lanes: Vec<Lane>, internal: bool) {
         let since = WorkerId(self.last_worker);
         self.jobs.push(Job { id, kind, internal, since, lanes, report: Report::default(), cancelled: false, told: 0 });
+        // Who asked is told that it is taken, and it may be a while before it changes anything.
+        self.save();
     }
 
     /// A job that failed before it began.
@@ -240,6 +242,7 @@ impl Fleet {
     }
 
     pub(super) fn job_cancel_requested(&mut self, id: JobId) {
+        self.save();
         let mut jobs = std::mem::take(&mut self.jobs);
         for job in jobs.iter_mut().filter(|job| job.id == id && !job.internal) {
             for lane in job.lanes.iter_mut().filter(|lane| !lane.is_over()) {
@@ -267,6 +270,7 @@ impl Fleet {
             let (done, total) = job.progress();
             if job.told != done {
                 job.told = done;
+                self.save();
                 self.push(Action::JobProgressed { job: job.id, done, total });
             }
         }

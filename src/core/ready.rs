@@ -46,16 +46,18 @@ impl Fleet {
     }
 
     pub(super) fn worker_online(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
+        if let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.online) {
             worker.online = true;
+            self.save();
             self.see_whether_ready(id);
         }
     }
 
     pub(super) fn worker_listening(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
+        if let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.listened) {
             worker.online = true;
             worker.listened = true;
+            self.save();
             self.see_whether_ready(id);
         }
     }
@@ -66,10 +68,12 @@ impl Fleet {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if !probed {
             worker.told = true;
+            self.save();
             self.see_whether_ready(id);
         } else if !worker.probing {
             // With both, the app's word comes first and the probe confirms it.
             worker.probing = true;
+            self.save();
             self.push(Action::StartProbe { worker: id });
         }
     }
@@ -77,6 +81,7 @@ impl Fleet {
     pub(super) fn probe_succeeded(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.probing) {
             worker.told = true;
+            self.save();
             self.see_whether_ready(id);
         }
     }
@@ -89,6 +94,7 @@ impl Fleet {
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.probing = true;
             }
+            self.save();
             self.push(Action::StartProbe { worker: id });
         }
         if proven {

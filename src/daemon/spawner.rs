@@ -131,7 +131,8 @@ impl Spawner {
         spawn.identity = Some(identity.clone());
         spawn.limits.clone_from(&self.limits);
         spawn.fds = fds;
-        spawn.hold = self.scopes.is_some();
+        // Until it is where it belongs, and kept: one that is held ends with its daemon.
+        spawn.hold = self.scopes.is_some() || self.store.keeps();
         let own_group = self.own_group(&order);
         spawn.cgroup = own_group.as_ref().and_then(|group| group.open().ok());
         let held = spawn.start().map_err(|error| of_spawn(&spec, &error))?;
