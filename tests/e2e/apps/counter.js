@@ -1,5 +1,3 @@
-// Writes a numbered line every 20 ms, after two of each importance.
-console.error('<4>careful');
-console.error('oops');
-let count = 0;
-setInterval(() => console.log(`count ${count++}`), 20);
+// Counts aloud, so that a line that is lost, torn or doubled shows.
+let n = 0;
+setInterval(() => console.log('line', ++n), 5);

@@ -1,0 +1,167 @@
+# The supervisor may die: killed, aborted, stopped, restarted, re-executed and rebooted under load, and nobody notices.
+# PM2RS_KILLS says how many times it is killed (default 10).
+
+kills=${PM2RS_KILLS:-10}
+
+setup() {
+    users alice
+    install_package
+    as alice env PORT=3000 pm2rs start /srv/apps/express.js -i 2 --name web
+    as alice pm2rs start /srv/apps/counter.js --name counter --output /home/alice/counter.log
+    as alice pm2rs start /srv/apps/stubborn.js --name resting --kill-timeout 300
+    as alice pm2rs stop resting
+    eventually 20 online web 2
+    eventually 20 online counter 1
+    eventually 20 inside curl -sS --fail http://127.0.0.1:3000/
+}
+
+identities() { processes | jq -c 'map([.name, .pm_id, .pid, .pm2_env.status, .pm2_env.restart_time, .pm2_env.pm_uptime])'; }
+daemon() { inside systemctl show -P MainPID pm2rs; }
+
+another_daemon() { # THAN: one that takes commands
+    local now
+    now=$(daemon)
+    [ "$now" != 0 ] && [ "$now" != "$1" ] && pm2rs ping
+}
+
+kill_daemon() { # [SIGNAL [MILLISECONDS]]: after so long, and wait for the next
+    local before
+    before=$(daemon)
+    inside bash -c 'sleep "$1"; kill -"$2" "$3"' _ "0.$(printf %03d "${2:-0}")" "${1:-KILL}" "$before"
+    eventually 20 another_daemon "$before"
+}
+
+nothing_failed() { # of the load that ended
+    holds "$load" '.failed == 0 and .ok > 50'
+    printf 'load: %s\n' "$load"
+}
+
+as_many_servers_as_rows() {
+    same "$(inside pgrep -fc '^node /srv/apps/express.js|node .*/srv/apps/express.js')" "$(pids_of web | wc -l)"
+}
+
+test_reexecutions_are_not_noticed() {
+    local before main
+    before=$(identities) main=$(daemon)
+    load_begins http://127.0.0.1:3000/
+    for ((i = 0; i < kills; i++)); do
+        pm2rs --silent update
+        same "$(identities)" "$before"
+    done
+    inside systemctl reload pm2rs
+    same "$(daemon)" "$main"
+    same "$(identities)" "$before"
+    same "$(inside systemctl is-active pm2rs)" active
+    load_ends
+    nothing_failed
+    contains "$(inside journalctl -u pm2rs)" "executing the installed program"
+}
+
+test_a_program_that_cannot_take_over_does_not_get_to() {
+    local before
+    before=$(identities)
+    inside bash -c 'mv /usr/bin/pm2rs /usr/bin/pm2rs.kept; ln -s /bin/false /usr/bin/pm2rs'
+    contains "$(bus Reexecute 2>&1 || true)" "this daemon goes on"
+    denied inside systemctl reload pm2rs
+    inside mv /usr/bin/pm2rs.kept /usr/bin/pm2rs
+    same "$(inside systemctl is-active pm2rs)" active
+    same "$(identities)" "$before"
+}
+
+test_kills_at_any_moment_are_not_noticed() {
+    local before
+    before=$(identities)
+    load_begins http://127.0.0.1:3000/
+    for ((i = 0; i < kills; i++)); do
+        kill_daemon KILL $((RANDOM % 300))
+        same "$(identities)" "$before"
+    done
+    load_ends
+    nothing_failed
+    as_many_servers_as_rows
+}
+
+test_kills_during_requests_leave_nothing_half_done() {
+    local request
+    load_begins http://127.0.0.1:3000/
+    for request in 'reload web' 'scale web 3' 'start /srv/apps/echo.js --name brief' 'delete brief' 'scale web 2' 'reload web'; do
+        # The command may fail with its daemon; what is under way is gone on with.
+        # shellcheck disable=SC2086
+        as alice pm2rs --silent $request >/dev/null 2>&1 &
+        local asking=$!
+        kill_daemon KILL $((20 + RANDOM % 400))
+        wait "$asking" || true
+        eventually 20 all_at_rest
+    done
+    as alice pm2rs --silent delete brief || true
+    as alice pm2rs --silent scale web 2 || true
+    eventually 20 online web 2
+    eventually 20 as_many_servers_as_rows
+    load_ends
+    nothing_failed
+}
+all_at_rest() { holds "$(processes)" 'all(.[]; .pm2_env.status == "online" or .pm2_env.status == "stopped")'; }
+
+test_an_abort_is_not_noticed() {
+    local before
+    before=$(identities)
+    load_begins http://127.0.0.1:3000/
+    kill_daemon ABRT
+    same "$(identities)" "$before"
+    load_ends
+    nothing_failed
+}
+
+test_a_restart_of_the_service_keeps_workers() {
+    local before main
+    before=$(identities) main=$(daemon)
+    load_begins http://127.0.0.1:3000/
+    inside systemctl restart pm2rs
+    [ "$(daemon)" != "$main" ]
+    same "$(identities)" "$before"
+    inside systemctl try-restart pm2rs
+    same "$(identities)" "$before"
+    load_ends
+    nothing_failed
+    contains "$(inside journalctl -u pm2rs)" "the service is being restarted; workers run on"
+}
+
+test_a_daemon_that_hangs_is_not_missed() {
+    local before main
+    inside bash -c 'mkdir -p /run/systemd/system/pm2rs.service.d
+        printf "[Service]\nWatchdogSec=2s\n" >/run/systemd/system/pm2rs.service.d/watchdog.conf
+        systemctl daemon-reload; systemctl restart pm2rs'
+    before=$(identities) main=$(daemon)
+    load_begins http://127.0.0.1:3000/
+    inside kill -STOP "$main"
+    eventually 30 another_daemon "$main"
+    same "$(identities)" "$before"
+    load_ends
+    nothing_failed
+    inside bash -c 'rm /run/systemd/system/pm2rs.service.d/watchdog.conf; systemctl daemon-reload'
+}
+
+test_output_is_complete_after_all_that() {
+    local log
+    as alice pm2rs stop counter
+    log=$(inside cat /home/alice/counter.log)
+    [ "$(wc -l <<<"$log")" -gt 100 ]
+    same "$(diff <(echo "$log") <(seq -f 'line %.0f' 1 "$(wc -l <<<"$log")") | head -n5)" ""
+    as alice pm2rs start counter
+}
+
+test_a_stop_ends_all() {
+    inside systemctl stop pm2rs
+    same "$(inside pgrep -fc 'pm2rs|/srv/apps' || true)" 0
+    inside systemctl start pm2rs
+    eventually 20 online web 2
+}
+
+test_after_a_reboot_what_ran_runs_and_what_was_stopped_is_stopped() {
+    "$rig" reboot
+    eventually 30 online web 2
+    eventually 20 online counter 1
+    holds "$(processes)" 'map(select(.name == "resting" and .pm2_env.status == "stopped")) | length == 1'
+    same "$(inside pgrep -fc /srv/apps/stubborn.js || true)" 0
+    as_many_servers_as_rows
+}
