@@ -55,7 +55,8 @@ impl Daemon {
         let mut signals = Signals::new()?;
         // Half the watchdog's time, as sd_watchdog_enabled(3) advises.
         let beat = notify::watchdog_interval().map(|interval| interval / 2);
-        let mut next_beat = beat.map(|beat| Instant::now() + beat);
+        // The first at once: systemd counts from the last one of the program that executed this one.
+        let mut next_beat = beat.map(|_| Instant::now());
         while !self.exit {
             let wake = self.next_wake();
             tokio::select! {

@@ -196,13 +196,17 @@ test_jobs_have_a_result() {
     denied inside busctl call org.pm2rs1 /org/pm2rs1/job/99999 org.pm2rs1.Job Wait
 }
 
-test_reexecute_never_harms_workers() {
-    # Whether this release can do it or says that it cannot.
-    local before
-    before=$(pids_of web | sort)
-    bus Reexecute || true
-    eventually 10 online web 2
+test_reexecute_answers_and_keeps_process_and_workers() {
+    local before main
+    before=$(pids_of web | sort) main=$(property /org/pm2rs1 Manager Pid)
+    denied bus_as alice Reexecute
+    bus Reexecute
+    # Who asks meanwhile waits for the program that has taken over.
+    contains "$(bus_as alice Ping)" pong
+    same "$(property /org/pm2rs1 Manager Pid)" "$main"
+    online web 2
     same "$(pids_of web | sort)" "$before"
+    contains "$(inside journalctl -u pm2rs)" "executing the installed program"
 }
 
 test_kill_ends_everything() {

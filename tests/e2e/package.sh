@@ -39,14 +39,35 @@ test_the_bus_starts_it_on_demand() {
     same "$(inside systemctl is-active pm2rs.service)" active
 }
 
-test_an_upgrade_brings_apps_under_the_new_program() {
+test_an_upgrade_is_not_noticed() {
+    local before main
     as alice env PORT=3000 pm2rs start /srv/apps/express.js -i 2 --name web
     eventually 20 online web 2
+    eventually 20 inside curl -sS --fail http://127.0.0.1:3000/
+    before=$(identities) main=$(inside systemctl show -P MainPID pm2rs)
+    load_begins http://127.0.0.1:3000/
     "$rig" install "$PM2RS_NEWER_DEB"
     same "$(inside dpkg-query -W -f '${Version}' pm2rs)" 99.0.0-1
-    eventually 20 online web 2
-    eventually 20 inside curl -sS --fail http://127.0.0.1:3000/
-    same "$(inside readlink "/proc/$(property /org/pm2rs1 Manager Pid)/exe")" /usr/bin/pm2rs
+    # The same process executes the new program, with the same workers.
+    same "$(property /org/pm2rs1 Manager Pid)" "$main"
+    same "$(inside readlink "/proc/$main/exe")" /usr/bin/pm2rs
+    same "$(identities)" "$before"
+    load_ends
+    holds "$load" '.failed == 0 and .ok > 20'
+    same "$(inside systemctl is-active pm2rs)" active
+}
+identities() { processes | jq -c 'map([.name, .pm_id, .pid, .pm2_env.restart_time, .pm2_env.pm_uptime])'; }
+
+test_a_way_back_is_not_noticed_either() {
+    local before
+    before=$(identities)
+    load_begins http://127.0.0.1:3000/
+    "$rig" install "$(package)"
+    same "$(identities)" "$before"
+    "$rig" install "$PM2RS_NEWER_DEB"
+    same "$(identities)" "$before"
+    load_ends
+    holds "$load" '.failed == 0 and .ok > 20'
 }
 
 test_removal_ends_everything() {
