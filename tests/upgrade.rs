@@ -192,3 +192,130 @@ fn a_program_that_cannot_take_over_does_not_get_to() {
     installation.call("update").ok();
     assert_eq!(identities(&installation.jlist()), before);
 }
+
+/// States as earlier releases wrote them, and this one: `format-1-0.1.0.json` is of format 1, by release 0.1.0. A release
+/// that adds to the format adds a sample, see [`write_a_sample`]; none is ever changed or removed.
+fn samples() -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/state");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let samples: Vec<_> = files.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
+    assert!(!samples.is_empty());
+    samples
+}
+
+#[test]
+fn states_of_earlier_releases_are_understood() {
+    for (path, text) in samples() {
+        let name = path.display();
+        let state: Value = serde_json::from_str(&text).unwrap();
+        let (processes, workers) = (&state["state"]["fleet"]["processes"], &state["workers"]);
+        assert!(processes.as_object().unwrap().len() > 5 && workers.as_array().unwrap().len() > 5, "{name}");
+        pm2rs("daemon --check-state").input(&text).ok().prints_nothing();
+
+        // Each part is looked at.
+        let damage = |pointer: &str| {
+            let mut damaged = state.clone();
+            *damaged.pointer_mut(pointer).unwrap() = Value::from("damaged");
+            pm2rs("daemon --check-state").input(&damaged.to_string()).fails().stderr()
+        };
+        for (pointer, part) in [
+            ("/state/fleet/processes/0", "apps and processes"),
+            ("/node/listeners/0", "sockets and channels"),
+            ("/node/workers/0", "sockets and channels"),
+            ("/workers/0", "a worker"),
+        ] {
+            let version = state["version"].as_str().unwrap();
+            let expected = format!("cannot read the state of pm2rs {version}: {part}: ");
+            assert!(damage(pointer).contains(&expected), "{name}: {pointer}");
+        }
+        for pointer in ["/format", "/state/format"] {
+            let mut newer = state.clone();
+            *newer.pointer_mut(pointer).unwrap() = Value::from(1_000_000);
+            let call = pm2rs("daemon --check-state").input(&newer.to_string());
+            call.fails().mentions("its format 1000000 is newer than");
+        }
+        for length in [0, 1, text.len() / 2, text.len() - 3] {
+            pm2rs("daemon --check-state").input(&text[..length]).fails().mentions("cannot understand the state");
+        }
+    }
+}
+
+const FLEET: &str = "
+const app = (name, script, more) => ({ name, script, env: { PORT: process.env.PORT }, ...more });
+module.exports = { apps: [
+  app('web', 'server.js', { instances: 2 }),
+  app('dealt', 'dealt.js', { instances: 1, exec_mode: 'cluster', balance: 'sticky' }),
+  app('path', 'path.js', { instances: 1, exec_mode: 'cluster' }),
+  app('udp', 'udp.js', { instances: 1, exec_mode: 'cluster' }),
+  app('given', 'idle.js', { listen: ['127.0.0.1:0'] }),
+  app('waiting', 'idle.js', { wait_ready: true, listen_timeout: 3600000 }),
+  app('reloading', 'once.js', { instances: 1, exec_mode: 'cluster', wait_ready: true, listen_timeout: 3600000 }),
+  app('planned', 'idle.js', { cron_restart: '0 3 * * *', max_memory_restart: '1G', watch: true }),
+  app('broken', 'broken.js', { max_restarts: 1, min_uptime: 5000 }),
+  app('backoff', 'broken.js', { exp_backoff_restart_delay: 15000, max_restarts: 100 }),
+  app('stopped', 'idle.js'),
+] };
+";
+
+/// Writes what a daemon of this release says of itself to tests/state, for [`samples`].
+#[test]
+#[ignore = "writes a file into the source tree; for releases that add to the format"]
+fn write_a_sample() {
+    let installation = Installation::new();
+    installation.start_daemon();
+    let write = |name: &str, text: &str| fs::write(installation.folder.path().join(name), text).unwrap();
+    write("fleet.config.js", FLEET);
+    write("server.js", SERVER);
+    write("dealt.js", "require('node:http').createServer((q, s) => s.end()).listen(0, '127.0.0.1');\n");
+    write("path.js", "require('node:net').createServer().listen('path.sock');\n");
+    write("udp.js", "require('node:dgram').createSocket('udp4').bind(0, '127.0.0.1');\n");
+    write("idle.js", "setInterval(() => {}, 1 << 30);\n");
+    write("broken.js", "process.exit(3);\n");
+    let first = "const fs = require('node:fs'); setInterval(() => {}, 1 << 30);\n\
+        if (!fs.existsSync('first')) { fs.writeFileSync('first', ''); process.send('ready'); }\n\
+        process.send({ type: 'axm:monitor', data: { latency: { value: 3, unit: 'ms' } } });\n";
+    write("once.js", first);
+    let call = |line: &str| installation.call(line).env("PORT", &free_port().to_string());
+    for name in ["web", "dealt", "path", "udp", "given", "reloading", "planned", "broken", "backoff", "stopped"] {
+        let _ = call(&format!("start fleet.config.js --only {name}")).run();
+    }
+    call("stop stopped").ok();
+    std::thread::scope(|scope| {
+        for line in ["start fleet.config.js --only waiting", "reload reloading"] {
+            scope.spawn(move || drop(call(line).run()));
+        }
+        let status = |name: &str, status: &str| {
+            installation.jlist().iter().any(|row| row["name"] == name && row["pm2_env"]["status"] == status)
+        };
+        until("all to be as wanted", || {
+            status("waiting", "launching") && status("broken", "errored") && status("backoff", "waiting restart")
+        });
+        let into = installation.folder.path().join("sample");
+        installation.install_script(&format!("cat >'{}'; echo taken >&2; exit 1", into.display()));
+        until("the reload to be under way", || {
+            call("update").fails().mentions("taken");
+            fs::read_to_string(&into).unwrap().contains("\"state\":\"trial\"")
+        });
+        let mut state: Value = serde_json::from_str(&fs::read_to_string(&into).unwrap()).unwrap();
+        neutralise(&mut state, installation.folder.path().to_str().unwrap());
+        let name = format!("format-{}-{}.json", state["format"], state["version"].as_str().unwrap());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/state").join(name);
+        fs::write(path, format!("{}\n", serde_json::to_string_pretty(&state).unwrap())).unwrap();
+        installation.call("kill").ok();
+    });
+}
+
+/// Takes out what is of this machine and this user.
+fn neutralise(value: &mut Value, folder: &str) {
+    match value {
+        Value::Object(all) => {
+            if let Some(Value::Object(env)) = all.get_mut("env") {
+                env.retain(|name, _| name == "PORT");
+            }
+            all.values_mut().for_each(|value| neutralise(value, folder));
+        }
+        Value::Array(all) => all.iter_mut().for_each(|value| neutralise(value, folder)),
+        Value::String(text) => *text = text.replace(folder, "/srv").replace("/root", "/home/app"),
+        _ => {}
+    }
+}
