@@ -370,8 +370,8 @@ fn options_become_keys_and_are_checked_like_them() {
     let message = resolve_script("app.js", vec![], &wrong, &project.caller).unwrap_err().to_string();
     assert_eq!(message, "Expect \"instances\" to be a typeof number, or \"max\", but it is \"many\"");
     let with_env = CliOverrides { env_name: text("production"), ..CliOverrides::default() };
-    let message = resolve_script("app.js", vec![], &with_env, &project.caller).unwrap_err().to_string();
-    assert!(message.starts_with("Using --env [env] without passing the ecosystem.config.js"), "{message}");
+    let warned = resolve_script("app.js", vec![], &with_env, &project.caller).unwrap().warnings;
+    assert!(warned[0].0.starts_with("--env production: without effect on a script"), "{warned:?}");
 }
 
 #[test]

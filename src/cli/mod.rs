@@ -69,8 +69,9 @@ fn answer(typed: &Typed, as_pm2: bool) -> Exit {
         Typed::Unsupported(name, instead) => Failure::error(format!("`{name}` is not there: {instead}")).tell(&console),
         Typed::Unknown(name, near) => {
             let hint = near.as_ref().map(|near| format!(": `{name}` (did you mean `{near}`?)"));
-            console.error(format!("Command not found{}", hint.unwrap_or_default()));
-            console.aside(&usage(as_pm2));
+            // PM2 prints this where scripts look for it, on standard output.
+            console.print(&format!("[PM2][ERROR] Command not found{}\n", hint.unwrap_or_default()));
+            console.print(&usage(as_pm2));
             Exit::Failure
         }
         Typed::Nothing | Typed::Command(_) => {

@@ -109,8 +109,11 @@ impl Session {
             return Ok(());
         }
         let mut rows = self.rows(client).await?;
-        self.options.sort.as_deref().map(Sort::read).unwrap_or_default().apply(&mut rows);
         let console = &self.console;
+        // PM2's blocks come by id, its table by name.
+        if !self.options.mini_list || self.options.sort.is_some() {
+            self.options.sort.as_deref().map(Sort::read).unwrap_or_default().apply(&mut rows);
+        }
         if self.options.mini_list {
             console.say(list::blocks(&rows, now()).trim_end());
         } else {

@@ -125,6 +125,17 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Whether the app is described well, and what it needs is not on this machine.
+    #[must_use]
+    pub fn is_about_what_is_absent(&self) -> bool {
+        matches!(
+            self,
+            ConfigError::ScriptNotFound(_) | ConfigError::NoInterpreter { .. } | ConfigError::Interpreter { .. }
+        )
+    }
+}
+
 /// Where in the configuration something was found; empty for options of the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Place {

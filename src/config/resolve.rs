@@ -39,9 +39,6 @@ pub fn resolve_script(
     options: &CliOverrides,
     caller: &CallerContext,
 ) -> Result<Resolved, ConfigError> {
-    if options.env_name.is_some() {
-        return Err(ConfigError::EnvWithoutFile);
-    }
     let place = Place::default();
     let canonical =
         keys::canonicalise(&options.keys()).map_err(|problem| ConfigError::Key { place: place.clone(), problem })?;
@@ -50,7 +47,10 @@ pub fn resolve_script(
     if !args.is_empty() {
         keys.insert("args".to_owned(), Value::from(args));
     }
-    let warnings = canonical.warnings.into_iter().map(Warning).collect();
+    let mut warnings: Vec<Warning> = canonical.warnings.into_iter().map(Warning).collect();
+    if let Some(name) = &options.env_name {
+        warnings.push(Warning(format!("--env {name}: without effect on a script, only on the apps of a file")));
+    }
     Resolver { keys: &keys, place: &place, caller, warnings }.resolve(None, None, None)
 }
 

@@ -53,6 +53,7 @@ impl Daemon {
                 reported: self.reported.get(&process.id),
                 dropped_lines: self.dropped.get(&process.id).copied().unwrap_or(0),
                 instances: self.fleet.processes_of(app.id).count(),
+                unique_id: self.spawner.unique_id(app.id),
                 paths: log_paths(spec, process.id),
             };
             entries.push(views::jlist_entry(app, process, spec, &extras));

@@ -156,6 +156,7 @@ impl Daemon {
     pub(super) fn on_node_event(&mut self, event: NodeEvent) {
         match event {
             NodeEvent::Online { worker } => self.feed(Event::WorkerOnline { worker }),
+            NodeEvent::Version { worker, node } => self.on_version(worker, node),
             NodeEvent::Listening { worker, address } => {
                 debug!(%worker, address, "listens");
                 self.feed(Event::WorkerListening { worker });

@@ -53,6 +53,14 @@ impl Daemon {
         }
     }
 
+    /// Takes the version of Node that a worker runs in.
+    pub(super) fn on_version(&mut self, worker: WorkerId, node: String) {
+        let Some(process) = self.fleet.worker(worker).map(|worker| worker.process) else { return };
+        if !node.is_empty() {
+            self.report_value(process, "node_version", Value::String(node));
+        }
+    }
+
     /// Sets a reported value unless the process has reported too much already.
     pub(super) fn report_value(&mut self, process: ProcessId, key: &str, value: Value) {
         let reported = self.reported.entry(process).or_default();

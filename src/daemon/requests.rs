@@ -241,17 +241,32 @@ impl Daemon {
         let app = processes
             .first()
             .and_then(|id| self.fleet.process(*id))
-            .map(|process| process.app)
+            .and_then(|process| self.fleet.app(process.app))
             .ok_or_else(|| Error::NoSuchTarget(target.to_owned()))?;
-        let have = self.fleet.processes().filter(|process| process.app == app).count();
+        // Starts with `force` make several apps of one name, which count together, as in PM2.
+        let (id, name, owner) = (app.id, app.name().to_owned(), app.owner);
+        let alike = |app: AppId| self.fleet.app(app).is_some_and(|app| app.name() == name && app.owner == owner);
+        let all: Vec<ProcessId> =
+            self.fleet.processes().filter(|process| alike(process.app)).map(|process| process.id).collect();
+        if processes.iter().any(|process| !all.contains(process)) {
+            // A namespace, or `all`: no one app.
+            return Err(Error::NoSuchTarget(target.to_owned()));
+        }
+        let of_first = self.fleet.processes_of(id).count();
+        let have = all.len();
         let wanted = wanted_count(have, count)?;
         if wanted == have {
             return Err(Error::NothingToDo);
         }
         self.check_count(caller.uid, wanted.saturating_sub(have))?;
-        let instances = u32::try_from(wanted).unwrap_or(u32::MAX);
         let job = self.open_job("scale", format!("{target} {count}"), caller.uid);
-        self.feed(Event::ScaleRequested { job, app, instances });
+        let others = have - of_first;
+        self.feed(if wanted > others {
+            let instances = u32::try_from(wanted - others).unwrap_or(u32::MAX);
+            Event::ScaleRequested { job, app: id, instances }
+        } else {
+            Event::DeleteRequested { job, processes: all.into_iter().take(have - wanted).collect() }
+        });
         Ok(job.0)
     }
 

@@ -20,7 +20,7 @@ use super::requests::worker_identity;
 use super::scopes::Scopes;
 use super::workers::Started;
 use crate::api::names::WORKER_MARK;
-use crate::core::{AppSpec, ExecMode, SpawnFailure, SpawnOrder, Uid, is_socket_name};
+use crate::core::{AppId, AppSpec, ExecMode, SpawnFailure, SpawnOrder, Uid, is_socket_name};
 use crate::node::{self, Account, LaunchContext, Primary};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::identity::{Identity, run_as_async};
@@ -80,6 +80,11 @@ impl Spawner {
     /// inherits the raised one.
     pub(super) fn own_open_files(&self) -> Option<u64> {
         self.limits.first().map(|limit| limit.soft)
+    }
+
+    /// PM2's `unique_id` of an app's processes.
+    pub(super) fn unique_id(&self, app: AppId) -> String {
+        format!("{}-{app}", self.boot_id)
     }
 
     async fn start(
@@ -205,7 +210,7 @@ impl Spawner {
             pid_file: pid.as_deref(),
             created_at,
             now: present().wall,
-            unique_id: &format!("{}-{}", self.boot_id, order.app),
+            unique_id: &self.unique_id(order.app),
             account: foreign.then_some(&account),
             executable: &is_executable,
             node_versions: &node_versions,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::sampling::Usage;
 use crate::api::{AppView, ProcessView};
-use crate::core::{App, AppSpec, ExecMode, Exit, Process};
+use crate::core::{App, AppSpec, Desired, ExecMode, Exit, Process};
 
 /// An app as anybody may see it.
 #[must_use]
@@ -74,6 +74,8 @@ pub struct Extras<'a> {
     pub dropped_lines: u64,
     /// Count of the app's processes.
     pub instances: usize,
+    /// What the app's instances have in common, as their environment has it.
+    pub unique_id: String,
     /// Resolved paths of the log and pid files.
     pub paths: LogPaths,
 }
@@ -117,7 +119,9 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     }
     put("name", json!(spec.name));
     put("namespace", json!(spec.namespace));
-    put("args", json!(spec.args));
+    if !spec.args.is_empty() {
+        put("args", json!(spec.args));
+    }
     put("node_args", json!(spec.node_args));
     put("pm_exec_path", json!(spec.script));
     put("pm_cwd", json!(spec.cwd));
@@ -139,15 +143,11 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     put("autorestart", json!(spec.autorestart));
     put("treekill", json!(spec.treekill));
     put("kill_retry_time", json!(100));
-    put(
-        "watch",
-        spec.watch.as_ref().map_or(
-            json!(false),
-            |watch| {
-                if watch.paths.is_empty() { json!(true) } else { json!(watch.paths) }
-            },
-        ),
-    );
+    // PM2's defaults of keys that have no effect here; what was given comes at the end.
+    for key in ["vizion", "pmx", "automation", "windowsHide"] {
+        put(key, json!(true));
+    }
+    put("unique_id", json!(extras.unique_id));
     optional_settings(&mut all, spec);
 
     let mut put = |key: &str, value: Value| {
@@ -195,6 +195,17 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     for (key, value) in &spec.extra {
         all.insert(key.clone(), value.clone());
     }
+    // A stopped process is not watched; PM2 says so, too.
+    let watch = match &spec.watch {
+        Some(_) if process.desired == Desired::Stopped => json!(false),
+        Some(watch) => match spec.extra.get("watch") {
+            Some(given) => given.clone(),
+            None if watch.paths.is_empty() => json!(true),
+            None => json!(watch.paths),
+        },
+        None => json!(false),
+    };
+    all.insert("watch".to_owned(), watch);
     all
 }
 

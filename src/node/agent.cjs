@@ -53,7 +53,7 @@ function start() {
     surviveTheSupervisor(cluster.worker);
     held = hideHeldPorts(net);
   }
-  report({ act: 'hello' });
+  report({ act: 'hello', node: process.versions.node });
 
   function report(message) {
     // With a callback a failing send is no 'error' event; a supervisor that is gone is none of the app's business.

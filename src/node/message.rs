@@ -46,8 +46,11 @@ pub(super) enum Incoming {
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(tag = "act", rename_all = "snake_case")]
 pub(super) enum AgentNote {
-    /// It is there.
-    Hello,
+    /// It is there, in this version of Node.
+    Hello {
+        #[serde(default)]
+        node: String,
+    },
     /// The event loop turned since our ping.
     Pong,
     /// A server of the app listens, through us or by itself.
@@ -289,7 +292,10 @@ mod tests {
                 r#"{"cmd":"NODE_HANDLE","type":"net.Socket","msg":{"a":1},"key":"k"}"#,
                 Incoming::Handle { message: json!({"a": 1}) },
             ),
-            (r#"{"cmd":"NODE_PM2RS","act":"hello"}"#, Incoming::Agent(AgentNote::Hello)),
+            (
+                r#"{"cmd":"NODE_PM2RS","act":"hello","node":"20.20.2"}"#,
+                Incoming::Agent(AgentNote::Hello { node: "20.20.2".into() }),
+            ),
             (
                 r#"{"cmd":"NODE_PM2RS","act":"drained","left":2,"ms":1}"#,
                 Incoming::Agent(AgentNote::Drained { left: 2 }),

@@ -80,6 +80,13 @@ pub enum NodeEvent {
         /// Which.
         worker: WorkerId,
     },
+    /// The agent runs in this version of Node, `20.20.2`; empty where an older agent does not say.
+    Version {
+        /// Which.
+        worker: WorkerId,
+        /// Node's version.
+        node: String,
+    },
     /// It accepts connections at this address: `0.0.0.0:80`, `[::]:80`, `udp 0.0.0.0:53` or a socket's path. Said once
     /// for each address; fork workers say it where the agent is loaded.
     Listening {

@@ -76,11 +76,12 @@ impl Task {
 
     fn agent_says(&mut self, id: WorkerId, note: AgentNote) {
         match note {
-            AgentNote::Hello => {
+            AgentNote::Hello { node } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.agent = true;
                 }
                 self.online(id);
+                self.tell(NodeEvent::Version { worker: id, node });
             }
             AgentNote::Pong => self.alive(id),
             AgentNote::Listening { address, port } => {

@@ -67,10 +67,10 @@ pub fn standard_input() -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Stop, restart, reload or delete.
+/// Stop, restart, reload or delete, one target after the other.
 ///
 /// # Errors
-/// When a target stands for nothing (nothing is done then), or the daemon could not do it.
+/// When a target stands for nothing, or the daemon could not do it; those after it are left alone, as in PM2.
 pub async fn act(session: &Session, verb: Verb, typed: &[String]) -> Result<(), Failure> {
     if typed.iter().any(|target| target == "-" || config::file_kind(target).is_some()) {
         return act_on_files(session, verb, typed).await;
@@ -82,13 +82,12 @@ pub async fn act(session: &Session, verb: Verb, typed: &[String]) -> Result<(), 
     let rows = session.rows(&client).await?;
     let mut selections = Vec::with_capacity(typed.len());
     for target in typed {
-        selections.push(targets::select(session, &client, &rows, target).await?);
-    }
-    if verb.renews() && !session.options.update_env {
-        session.console.say("Use --update-env to update environment variables");
-    }
-    for selection in &selections {
-        apply(session, &client, &rows, verb, selection, None).await?;
+        if verb.renews() && !session.options.update_env {
+            session.console.say("Use --update-env to update environment variables");
+        }
+        let selection = targets::select(session, &client, &rows, target).await?;
+        apply(session, &client, &rows, verb, &selection, None).await?;
+        selections.push(selection);
     }
     conclude(session, &client, verb, &selections).await
 }
@@ -110,7 +109,7 @@ async fn act_on_files(session: &Session, verb: Verb, typed: &[String]) -> Result
     for target in typed {
         let from_file = target == "-" || config::file_kind(target).is_some();
         if from_file && verb.renews() {
-            file::start_or(session, verb, target).await?;
+            file::renew_all(session, verb, target).await?;
         } else if from_file {
             file::end(session, verb, target).await?;
         } else {
@@ -151,8 +150,10 @@ pub async fn apply(
         }?;
         session.finish(client, &format!("{} {typed}", verb.word()), &job).await?;
     }
+    let renamed = session.options.name.as_deref().filter(|_| verb.renews());
     for id in &selection.ids {
-        let name = rows.iter().find(|row| row.id == u64::from(*id)).map_or(typed.as_str(), |row| row.name.as_str());
+        let known = rows.iter().find(|row| row.id == u64::from(*id)).map(|row| row.name.as_str());
+        let name = renamed.or(known).unwrap_or(typed);
         console.info(format!("[{name}]({id}) ✓"));
     }
     Ok(())
@@ -200,6 +201,7 @@ async fn amendments(
             // `restart --watch` is PM2's way to turn watching off again.
             if verb == Verb::Restart && overrides.watch == [""] && spec.watch.is_some() {
                 amended.watch = None;
+                amended.extra.remove("watch");
             }
             amended
         });

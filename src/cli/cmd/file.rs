@@ -30,6 +30,17 @@ pub async fn start_or(session: &Session, verb: Verb, file: &str) -> Result<(), F
     }
 }
 
+/// restart and reload of a file: as [`start_or`]; after a reload PM2 shows no list.
+///
+/// # Errors
+/// As [`start_or`].
+pub async fn renew_all(session: &Session, verb: Verb, file: &str) -> Result<(), Failure> {
+    match verb {
+        Verb::Reload => bring_up(session, verb, file, &mut None).await.map(drop),
+        _ => start_or(session, verb, file).await,
+    }
+}
+
 /// As [`start_or`], without the list; answers with the names of the apps.
 ///
 /// # Errors
@@ -40,13 +51,12 @@ pub async fn bring_up(
     file: &str,
     client: &mut Option<Client>,
 ) -> Result<Vec<String>, Failure> {
-    let specs = specs(session, file)?;
+    let Apps { specs, mut failed } = apps(session, file)?;
     let daemon = session.daemon().await?;
     let rows = session.rows(&daemon).await?;
     let known: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
     let (present, missing): (Vec<&AppSpec>, Vec<&AppSpec>) =
         specs.iter().partition(|spec| known.contains(spec.name.as_str()));
-    let mut failed = false;
     for spec in present {
         if let Err(failure) = renew(session, &daemon, &rows, verb, spec).await {
             failure.tell(&session.console);
@@ -120,20 +130,20 @@ async fn resize(session: &Session, client: &Client, spec: &AppSpec) -> Result<()
     Ok(())
 }
 
-/// stop and delete of a file: the apps of these names.
+/// stop and delete of a file: the apps of these names, as far as they exist.
 ///
 /// # Errors
-/// When the file is wrong or one of its apps does not exist.
+/// When the file is wrong or the daemon could not do it.
 pub async fn end(session: &Session, verb: Verb, file: &str) -> Result<(), Failure> {
     let ecosystem = load(session, file)?;
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
-    let mut selections = Vec::new();
     for entry in ecosystem.only(session.options.only.as_deref()) {
-        selections.push(targets::select(session, &client, &rows, &entry.name()).await?);
-    }
-    for selection in &selections {
-        control::apply(session, &client, &rows, verb, selection, None).await?;
+        let name = entry.name();
+        if rows.iter().any(|row| row.name == name) {
+            let selection = targets::select(session, &client, &rows, &name).await?;
+            control::apply(session, &client, &rows, verb, &selection, None).await?;
+        }
     }
     session.show_list(&client).await
 }
@@ -216,31 +226,60 @@ fn say_changes(session: &Session, name: &str, changes: &[Change]) {
     }
 }
 
-/// The apps of a file that are meant, resolved; what is amiss is said.
-fn specs(session: &Session, file: &str) -> Result<Vec<AppSpec>, Failure> {
+/// Apps of a file, resolved.
+struct Apps {
+    specs: Vec<AppSpec>,
+    /// Whether there are others that cannot run here; why has been said.
+    failed: bool,
+}
+
+/// The apps of a file that are meant. An app whose script or interpreter is not there does not hold up the others; a
+/// file with wrong keys is refused as a whole.
+fn apps(session: &Session, file: &str) -> Result<Apps, Failure> {
     let ecosystem = load(session, file)?;
     let caller = session.caller();
     let overrides = session.options.overrides();
     let entries = ecosystem.only(session.options.only.as_deref());
     if entries.is_empty() {
+        // As in PM2, no error: a file may be one of several that a script goes through.
         let only = session.options.only.as_deref().unwrap_or_default();
         let names = ecosystem.apps.iter().map(config::AppEntry::name).collect::<Vec<_>>();
         let near = config::nearest(only, names.iter().map(String::as_str));
         let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
-        return Err(Failure::error(format!("no app `{only}` in `{file}`{hint}")));
+        session.console.warn(format!("no app `{only}` in `{file}`{hint}"));
     }
-    let mut specs = Vec::with_capacity(entries.len());
+    let mut apps = Apps { specs: Vec::with_capacity(entries.len()), failed: false };
+    let mut absent = Vec::new();
     let mut said = BTreeSet::new();
     for entry in entries {
-        let resolved = config::resolve_entry(entry, &overrides, &caller)?;
+        let resolved = match config::resolve_entry(entry, &overrides, &caller) {
+            Ok(resolved) => resolved,
+            Err(error) if error.is_about_what_is_absent() => {
+                absent.push(Failure::from(error));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         for warning in resolved.warnings {
             if said.insert(warning.0.clone()) {
                 session.console.warn(warning.0);
             }
         }
-        specs.push(resolved.spec);
+        apps.specs.push(resolved.spec);
     }
-    Ok(specs)
+    for failure in absent {
+        failure.tell(&session.console);
+        apps.failed = true;
+    }
+    if apps.failed && apps.specs.is_empty() { Err(Failure::Said) } else { Ok(apps) }
+}
+
+/// As [`apps`], where all of them must be able to run.
+fn specs(session: &Session, file: &str) -> Result<Vec<AppSpec>, Failure> {
+    match apps(session, file)? {
+        Apps { specs, failed: false } => Ok(specs),
+        Apps { .. } => Err(Failure::Said),
+    }
 }
 
 fn load(session: &Session, file: &str) -> Result<Ecosystem, Failure> {

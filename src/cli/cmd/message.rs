@@ -21,7 +21,7 @@ pub async fn signal(session: &Session, args: &SendSignalArgs) -> Result<(), Fail
     let what = if target.parse::<u32>().is_ok() { "process id" } else { "process name" };
     session.console.info(format!("Sending signal to {what} {target}"));
     client.manager().send_signal(&[selection.target.as_str()], signal).await?;
-    session.console.info(format!("successfully sent signal {signal} to {what} {target}"));
+    session.console.say(format!("successfully sent signal {signal} to {what} {target}"));
     session.show_list(&client).await
 }
 
@@ -76,11 +76,13 @@ async fn known(session: &Session, client: &Client, typed: &str) -> Result<u32, F
 pub async fn trigger(session: &Session, args: &TriggerArgs) -> Result<(), Failure> {
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
-    let selection = targets::select(session, &client, &rows, &args.target).await?;
+    let nobody = || session.console.notice("Not any process has received a command (offline or unexistent)");
+    let selection = targets::select(session, &client, &rows, &args.target).await.inspect_err(|_| nobody())?;
     let params = args.params.as_deref().unwrap_or_default();
     let replies = client.manager().trigger(&[selection.target.as_str()], &args.action, params).await?;
     if replies.is_empty() {
-        return Err(Failure::error("Not any process has received a command (offline or unexistent)"));
+        nobody();
+        return Err(Failure::Said);
     }
     session.console.say(format!("{} processes have received command {}", replies.len(), args.action));
     for (id, reply) in replies {

@@ -31,7 +31,7 @@ pub async fn save(session: &Session) -> Result<(), Failure> {
 pub async fn clear(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
     client.manager().clear_saved().await?;
-    session.console.info("Successfully cleared the saved process list");
+    session.console.info("Successfully emptied the saved process list");
     Ok(())
 }
 

@@ -188,7 +188,7 @@ pub fn get(session: &Session, key: Option<&str>) -> Result<(), Failure> {
 /// `unset KEY|all`.
 ///
 /// # Errors
-/// For an unknown key, or when the store cannot be written.
+/// For what is no key, or when the store cannot be written.
 pub fn unset(session: &Session, typed: &str) -> Result<(), Failure> {
     let mut store = Store::open(session)?;
     let removed = if typed == "all" {
@@ -205,7 +205,9 @@ pub fn unset(session: &Session, typed: &str) -> Result<(), Failure> {
         }
     };
     if !removed {
-        return Err(Failure::error(format!("Unknown key {typed}")));
+        // What is to be gone is gone: no error, as in PM2.
+        session.console.warn(format!("Unknown key {typed}"));
+        return Ok(());
     }
     store.write()?;
     session.console.info(format!("Setting {typed} removed"));

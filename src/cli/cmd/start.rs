@@ -72,6 +72,9 @@ async fn start_one(session: &Session, target: &str, client: &mut Option<Client>)
         *client = Some(daemon);
         return Ok(spec.name.clone());
     }
+    if let Some(pattern) = &spec.cron_restart {
+        session.console.info(format!("cron restart at {pattern}"));
+    }
     session.console.info(starting(spec, session.caller().cpus));
     let force = session.options.force;
     launch(session, &daemon, spec, force).await?;

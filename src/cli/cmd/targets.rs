@@ -21,9 +21,12 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// PM2's `[ 0, 1 ]`.
+    /// PM2's `[ 0, 1 ]`; of a process that was named by its id, `[ '0' ]`.
     pub fn ids_text(&self) -> String {
-        inspect(&json!(self.ids))
+        match self.ids.as_slice() {
+            [id] if id.to_string() == self.typed => inspect(&json!([self.typed])),
+            ids => inspect(&json!(ids)),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::row::{Row, bytes, scalar};
+use super::row::{Row, scalar};
 use super::table::{Cell, Table};
 use crate::cli::console::Paint;
 
@@ -66,18 +66,18 @@ fn facts(process: &Value, row: &Row, now: u64) -> Vec<(String, String)> {
         ("namespace", row.namespace.clone()),
         ("version", row.version.clone()),
         ("restarts", row.restarts.to_string()),
-        ("uptime", row.uptime(now)),
     ];
     if let Some(limit) = env["max_memory_restart"].as_u64() {
-        facts.push(("max memory restart", bytes(limit)));
+        facts.push(("max memory restart", limit.to_string()));
     }
     if !joined(&env["cron_restart"]).is_empty() {
         facts.push(("cron restart", of("cron_restart")));
     }
-    facts.extend([("script path", of("pm_exec_path")), ("script args", of("args"))]);
+    facts.push(("uptime", row.uptime(now)));
     if !joined(&env["pm_log_path"]).is_empty() {
         facts.push(("entire log path", of("pm_log_path")));
     }
+    facts.extend([("script path", of("pm_exec_path")), ("script args", of("args"))]);
     let watching = if row.watching { "✔" } else { "✘" };
     let created = env["created_at"].as_i64().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     facts.extend([

@@ -77,10 +77,10 @@ pub fn table(rows: &[Row], now: u64, width: Option<usize>, colours: bool) -> Str
     forms.iter().find(fits).unwrap_or(&forms[2]).render(colours)
 }
 
-/// Width of the column of names: wide enough for the longest, within bounds.
-fn name_width(rows: &[Row], least: usize, most: usize) -> usize {
+/// Width of the column of names: PM2 adds 5 to the longest, and has 11 where there is none.
+fn name_width(rows: &[Row], most: usize) -> usize {
     use unicode_width::UnicodeWidthStr;
-    rows.iter().map(|row| row.name.width() + 2).max().unwrap_or_default().clamp(least, most)
+    rows.iter().map(|row| row.name.width() + 5).max().unwrap_or(11).min(most)
 }
 
 fn id_width(rows: &[Row]) -> usize {
@@ -88,7 +88,7 @@ fn id_width(rows: &[Row]) -> usize {
 }
 
 fn full(rows: &[Row], now: u64) -> Table {
-    let name = name_width(rows, 11, 40);
+    let name = name_width(rows, 40);
     let cells = |row: &Row| -> Vec<Cell> {
         vec![
             Cell::painted(row.id.to_string(), Paint::BoldCyan),

@@ -1,0 +1,62 @@
+//! Shell scripts as PM2's users have them, run with a link named `pm2`: what they start, list, grep and count.
+//!
+//! Each script of `tests/corpus` insists on what it expects and says where it was disappointed. They run with PM2
+//! itself as well, but for what pm2rs does better on purpose.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Runs a script in a home folder and a folder of apps of its own.
+fn run(script: &str) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let place = tempfile::tempdir().unwrap();
+    let (bin, apps, home) = (place.path().join("bin"), place.path().join("apps"), place.path().join("home"));
+    fs::create_dir(&bin).unwrap();
+    fs::create_dir(&apps).unwrap();
+    symlink(env!("CARGO_BIN_EXE_pm2rs"), bin.join("pm2")).unwrap();
+    for app in fs::read_dir(corpus.join("apps")).unwrap() {
+        let app = app.unwrap();
+        fs::copy(app.path(), apps.join(app.file_name())).unwrap();
+    }
+    let mut path = bin.clone().into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    let with = |program: &str| {
+        let mut command = Command::new(program);
+        command.env("PATH", &path).env("PM2_HOME", &home).env("CORPUS", &corpus).current_dir(&apps);
+        for name in ["PM2RS_HOME", "PM2_SILENT", "FORCE_COLOR", "NO_COLOR", "NODE_ENV", "LIMIT"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null());
+        command
+    };
+    let ended = with("bash").arg(corpus.join(script)).output().unwrap();
+    let killed = with("pm2").arg("kill").output().unwrap();
+    let out = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let log = fs::read_to_string(home.join("pm2.log")).unwrap_or_default();
+    assert!(ended.status.success(), "{script}: {}{}\n{log}", out(&ended.stdout), out(&ended.stderr));
+    assert!(killed.status.success(), "{script}: {}", out(&killed.stderr));
+}
+
+#[test]
+fn a_script() {
+    run("script.sh");
+}
+
+#[test]
+fn a_file() {
+    run("file.sh");
+}
+
+#[test]
+fn errors() {
+    run("errors.sh");
+}
+
+#[test]
+fn an_exporter() {
+    run("exporter.sh");
+}

@@ -1,0 +1,1 @@
+module.exports = { apps: [{ name: 'gone', script: './nowhere.js' }, { name: 'there', script: './app.js' }] };

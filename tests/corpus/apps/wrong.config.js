@@ -1,0 +1,1 @@
+module.exports = { apps: [{ name: 'w', script: './app.js', watch: 12 }] };
