@@ -5,6 +5,7 @@
 //! | file | is about |
 //! |---|---|
 //! | `startup.rs` | from nothing to a daemon that takes commands |
+//! | `keeper.rs` | where nobody else does: starts it again when it dies, keeps what it needs then |
 //! | `run.rs` | the loop: what it waits for, what is due |
 //! | `requests.rs`, `targets.rs`, `script.rs` | what callers ask, whether they may, whether it is there |
 //! | `actions.rs` | performs what the core decided |
@@ -25,6 +26,7 @@ mod fleet_views;
 mod handle;
 mod happenings;
 mod jobs;
+mod keeper;
 mod keeping;
 mod leftovers;
 mod notify_socket;

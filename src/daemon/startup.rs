@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::facts::Fact;
 use super::handle::Handle;
+use super::keeper;
 use super::keeping;
 use super::persist::{Persist, Saved};
 use super::run::Inputs;
@@ -51,7 +52,7 @@ pub fn run(options: DaemonOptions) -> anyhow::Result<()> {
         let _ = nix::unistd::setsid();
     }
     let mut waiter = Waiter(ready);
-    let result = serve(mode, &mut waiter);
+    let result = if keeper::is_needed(&mode) { keep(mode, &mut waiter) } else { serve(mode, &mut waiter) };
     if let Err(error) = &result {
         waiter.tell(&format!("{error:#}").replace('\n', " "));
     }
@@ -72,6 +73,22 @@ impl Waiter {
     }
 }
 
+/// Keeps a daemon, where nobody else would.
+fn keep(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
+    let paths = paths_of(&mode);
+    make_folders(&mode, &paths)?;
+    logs::daemon_log::init(true);
+    match keeper::prepare(&paths)? {
+        Some(keeper) => keeper.run(waiter.0.take()),
+        None => serve(mode, waiter),
+    }
+}
+
+fn paths_of(mode: &Mode) -> Paths {
+    let paths = Paths::of(mode, |name| std::env::var(name).ok());
+    if matches!(mode, Mode::Private { .. }) && own_uid() == Uid(0) { paths.reachable_by_all() } else { paths }
+}
+
 fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     let handover = handover::take().context("cannot take what the program before has handed on")?;
     let (inherited, open_files) = match handover {
@@ -81,10 +98,7 @@ fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     let notifier = || Notifier::from_environment().context("cannot reach the service manager");
     // Without a service manager what is kept goes to the program that is executed in place of this one, to no other.
     let (store, inherited) = Store::new(notifier()?, inherited);
-    let mut paths = Paths::of(&mode, |name| std::env::var(name).ok());
-    if matches!(mode, Mode::Private { .. }) && own_uid() == Uid(0) {
-        paths = paths.reachable_by_all();
-    }
+    let paths = paths_of(&mode);
     make_folders(&mode, &paths)?;
     let _lock = lock(&paths, &store)?;
     logs::daemon_log::init(matches!(mode, Mode::Private { .. }));

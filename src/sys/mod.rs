@@ -11,6 +11,7 @@ pub mod epoll;
 pub mod handover;
 pub mod host;
 pub mod identity;
+pub mod inbox;
 pub mod journal;
 pub mod memfd;
 pub mod notify;

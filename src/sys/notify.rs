@@ -136,6 +136,14 @@ impl Notifier {
         Ok(())
     }
 
+    /// Tells it what somebody else has said, word for word.
+    ///
+    /// # Errors
+    /// As [`Notifier::send`].
+    pub fn pass_on(&self, text: &str) -> io::Result<()> {
+        self.send_text(text, None)
+    }
+
     fn send_text(&self, text: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         loop {
             match socket::send(&self.socket, text.as_bytes(), fd) {
@@ -250,7 +258,7 @@ pub fn take_passed() -> io::Result<Vec<Passed>> {
 }
 
 /// The first descriptor that is passed (SD_LISTEN_FDS_START).
-const FIRST: RawFd = 3;
+pub(super) const FIRST: RawFd = 3;
 
 fn count_for(fds: Option<&str>, pid: Option<&str>, own: u32) -> io::Result<RawFd> {
     let (Some(fds), Some(pid)) = (fds, pid) else { return Ok(0) };

@@ -130,8 +130,12 @@ pub async fn ended(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The status of a process that has ended; `None` when it runs, or when its status is not to be had yet.
-fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
+/// The status of a process that has ended; `None` when it runs, or when its status is not to be had yet. A child of this
+/// process is collected by this.
+///
+/// # Errors
+/// When the descriptor is none of a process.
+pub fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(None) => Ok(None),
         Ok(Some(status)) => Ok(Some(ExitStatus::from_waitid(&status))),

@@ -220,6 +220,17 @@ impl Held {
         Err(failure)
     }
 
+    /// Lets it go on and hands it out, without waiting for its exec. One that does not get there ends by itself, with
+    /// code 127.
+    #[must_use]
+    pub fn let_go(mut self) -> Child {
+        if let Some(hold) = self.hold.take() {
+            // If nobody reads it any more, it has ended.
+            let _ = rustix::io::write(&hold, &[1]);
+        }
+        self.child.take().unwrap_or_else(|| unreachable!("it is handed out once, by a method that takes it"))
+    }
+
     /// What the child says; `None` when it executed its program (or was killed on the way, which its end will tell).
     async fn read_report(&self) -> io::Result<Option<Report>> {
         let mut pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(self.report.try_clone()?)?;

@@ -1,0 +1,214 @@
+//! A private daemon dies and comes back by itself: its keeper has kept what it needs. The real binary, real Node.
+#![allow(clippy::unwrap_used)]
+
+mod cli;
+mod clients;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cli::{Call, pm2rs};
+use clients::{COUNTER, Load, SERVER, ask, assert_complete, free_port, identities, online, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pm2rs::sys::proc::Stat;
+use serde_json::Value;
+
+const IDLE: &str = "setInterval(() => {}, 1 << 30);\n";
+
+struct Place {
+    home: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let place = Place { home: tempfile::tempdir().unwrap() };
+        place.call("ping").ok();
+        place
+    }
+
+    fn call(&self, line: &str) -> Call {
+        pm2rs(line).home(self.home.path()).cwd(self.home.path())
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.home.path().join(name), text).unwrap();
+    }
+
+    fn jlist(&self) -> Vec<Value> {
+        serde_json::from_str(&self.call("jlist").ok().stdout()).unwrap()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("pm2.log")).unwrap_or_default()
+    }
+
+    fn daemon(&self) -> u32 {
+        fs::read_to_string(self.home.path().join("pm2.pid")).unwrap().parse().unwrap()
+    }
+
+    /// What keeps it, which is its parent.
+    fn keeper(&self) -> u32 {
+        Stat::read(self.daemon()).unwrap().ppid
+    }
+
+    /// SIGKILL; returns after how long another one answers.
+    fn kill_daemon(&self) -> Duration {
+        let (old, begun) = (self.daemon(), Instant::now());
+        signal(old, Signal::SIGKILL);
+        until("another daemon", || is_gone(old) && self.daemon() != old);
+        assert_eq!(self.call("ping").ok().stderr(), "", "the command had to start a daemon");
+        begun.elapsed()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.home.path().join("keeper.sock")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.call("kill").run();
+        if std::thread::panicking() {
+            eprintln!("-- pm2.log\n{}", self.log());
+        }
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// A zombie is not.
+fn is_gone(pid: u32) -> bool {
+    kill(Pid::from_raw(pid.cast_signed()), None).is_err()
+}
+
+fn pid(row: &Value) -> u32 {
+    u32::try_from(row["pid"].as_u64().unwrap()).unwrap()
+}
+
+#[test]
+fn a_killed_daemon_is_back_at_once_and_its_workers_do_not_notice() {
+    let place = Place::new();
+    place.write("server.js", SERVER);
+    place.write("counter.js", COUNTER);
+    let port = free_port();
+    place.call("start server.js -i 2 --name web").env("PORT", &port.to_string()).ok();
+    place.call("start counter.js").ok();
+    until("all to be online", || online(&place.jlist()) == 3 && ask(port).is_ok());
+    let (before, keeper) = (identities(&place.jlist()), place.keeper());
+    let load = Load::start(port);
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        times.push(place.kill_daemon());
+        assert_eq!(identities(&place.jlist()), before);
+        ask(port).unwrap();
+    }
+    let (answers, failures) = load.end();
+    let memory = fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
+    let memory = memory.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap().trim();
+    println!("{answers} answers, {} failures; back after {times:?}; the keeper has {memory}", failures.len());
+    assert!(answers > 50 && failures.is_empty(), "{answers} answers, {failures:?}");
+    assert!(times.iter().all(|time| *time < Duration::from_secs(5)), "{times:?}");
+    assert_eq!(place.keeper(), keeper);
+    assert!(memory.strip_suffix(" kB").unwrap().parse::<u32>().unwrap() < 4096);
+
+    // The last one is in charge.
+    signal(pid(&place.jlist()[0]), Signal::SIGKILL);
+    until("the worker to be replaced", || {
+        let list = place.jlist();
+        online(&list) == 3 && list[0]["pm2_env"]["restart_time"] == 1
+    });
+    place.call("reload web").ok();
+    place.call("stop counter").ok();
+    assert_complete(&fs::read_to_string(place.home.path().join("logs/counter-out.log")).unwrap());
+}
+
+#[test]
+fn a_worker_that_dies_with_its_daemon_is_replaced_and_how_it_ended_is_known() {
+    let place = Place::new();
+    place.write("idle.js", IDLE);
+    place.call("start idle.js").ok();
+    for round in 1..=3 {
+        let worker = pid(&place.jlist()[0]);
+        let daemon = place.daemon();
+        signal(daemon, Signal::SIGSTOP);
+        signal(worker, Signal::SIGTERM);
+        signal(daemon, Signal::SIGKILL);
+        until("another worker", || {
+            let list = place.jlist();
+            online(&list) == 1 && pid(&list[0]) != worker && list[0]["pm2_env"]["restart_time"] == round
+        });
+        until("it to be collected", || is_gone(worker));
+    }
+    assert_eq!(place.log().matches("via signal [SIGTERM]").count(), 3, "{}", place.log());
+}
+
+#[test]
+fn kill_ends_both() {
+    let place = Place::new();
+    place.write("idle.js", IDLE);
+    place.call("start idle.js").ok();
+    let (daemon, keeper, worker) = (place.daemon(), place.keeper(), pid(&place.jlist()[0]));
+    assert!(place.socket().exists());
+    place.call("kill").ok();
+    until("both to be gone", || is_gone(daemon) && is_gone(keeper) && is_gone(worker));
+    assert!(!place.socket().exists());
+    // And the next one may come at once, with nothing to take up.
+    for _ in 0..3 {
+        place.call("ping").ok();
+        place.call("kill").ok();
+    }
+    assert_eq!(place.jlist(), Vec::<Value>::new());
+}
+
+#[test]
+fn a_signal_to_the_keeper_is_one_to_the_daemon() {
+    let place = Place::new();
+    place.write("idle.js", IDLE);
+    place.call("start idle.js").ok();
+    let (daemon, keeper, worker) = (place.daemon(), place.keeper(), pid(&place.jlist()[0]));
+    signal(keeper, Signal::SIGHUP);
+    signal(keeper, Signal::SIGTERM);
+    until("all to be gone", || is_gone(keeper) && is_gone(daemon) && is_gone(worker));
+    // It was an end, not a wish of a user's: what ran runs again.
+    until("the app", || online(&place.jlist()) == 1);
+    assert_ne!(place.keeper(), keeper);
+}
+
+#[test]
+fn without_its_keeper_the_daemon_goes_on_and_the_next_command_starts_both() {
+    let place = Place::new();
+    place.write("idle.js", IDLE);
+    place.call("start idle.js -i 2").ok();
+    until("both", || online(&place.jlist()) == 2);
+    let (daemon, keeper, before) = (place.daemon(), place.keeper(), place.jlist());
+    signal(keeper, Signal::SIGKILL);
+    until("the keeper to be gone", || is_gone(keeper));
+    place.call("restart 0").ok();
+    let list = place.jlist();
+    assert_eq!((place.daemon(), pid(&list[1])), (daemon, pid(&before[1])), "the daemon does not go on");
+    signal(daemon, Signal::SIGKILL);
+    until("the daemon to be gone", || is_gone(daemon));
+    until("both again", || online(&place.jlist()) == 2);
+    assert!(list.iter().all(|row| is_gone(pid(row))), "a worker that nobody has a channel to runs on");
+    assert_ne!(place.keeper(), keeper);
+    let now = place.kill_daemon();
+    println!("back after {now:?}");
+}
+
+#[test]
+fn orphans_are_collected() {
+    let place = Place::new();
+    let script = "console.log(require('child_process').execSync('sleep 0.2 >/dev/null & echo $!').toString());\n";
+    place.write("forks.js", &format!("{script}{IDLE}"));
+    place.call("start forks.js").ok();
+    let out = place.home.path().join("logs/forks-out.log");
+    let read = || fs::read_to_string(&out).unwrap_or_default().trim().parse::<u32>().ok();
+    until("the orphan", || read().is_some());
+    let orphan = read().unwrap();
+    until("it to be gone", || is_gone(orphan));
+    assert_eq!(online(&place.jlist()), 1);
+}
