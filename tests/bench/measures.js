@@ -184,7 +184,11 @@ module.exports = {
       const size = () => (fs.existsSync(file) ? fs.statSync(file).size : 0);
       const before = cpu(contender.manager);
       const from = now();
-      contender.with({ LINES: String(lines) }, 'start', path.join(apps, 'log.js'), '--name', 'log', '-o', file);
+      // One file that grows, as PM2's does: pm2rs would rotate it, and PM2 does not know that key.
+      const app = { name: 'log', script: path.join(apps, 'log.js'), out_file: file, env: { LINES: lines }, log_rotate: false };
+      const ecosystem = path.join(contender.home, 'log.config.json');
+      fs.writeFileSync(ecosystem, JSON.stringify({ apps: [app] }));
+      contender.run('start', ecosystem);
       try {
         await until('all lines', () => size() >= lines * 100, 5);
         const seconds = since(from) / 1000;

@@ -1,0 +1,38 @@
+# What a daemon costs that has nothing to do: ten apps run, nobody asks anything.
+
+setup() {
+    users alice
+    install_package
+    inside systemctl start pm2rs
+    local id
+    for id in 1 2 3 4 5 6 7 8 9 10; do
+        as alice env PORT=$((3000 + id)) pm2rs start /srv/apps/express.js -i 1 --name "app$id"
+    done
+    eventually 30 ten_listen
+}
+ten_listen() { same "$(inside ss -Hltn 'sport >= 3001 and sport <= 3010' | wc -l)" 10; }
+
+daemon() { inside systemctl show -P MainPID pm2rs; }
+
+test_it_takes_less_than_12_mib_for_itself() {
+    # PSS: what only it has, and its share of what others have as well.
+    local pss
+    pss=$(inside awk '/^Pss:/ { print $2 }' "/proc/$(daemon)/smaps_rollup")
+    echo "$pss KiB"
+    [ "$pss" -lt 12288 ] || die "less than 12288 KiB"
+}
+
+test_it_sleeps() {
+    # What a start leaves to be done (uptime that counts as stable, first looks at a worker's health) is done after seconds.
+    eventually 40 it_sleeps
+}
+it_sleeps() { # the pause is what is measured; the watchdog's beat and a timer may fall into it
+    local before after
+    before=$(wake_ups)
+    sleep 6
+    after=$(wake_ups)
+    [ $((after - before)) -le 3 ] || die "3 wake-ups in 6 s at most, not $((after - before))"
+}
+wake_ups() {
+    inside bash -c 'awk "/^voluntary_ctxt_switches/ { sum += \$2 } END { print sum }" /proc/$1/task/*/status' _ "$(daemon)"
+}
