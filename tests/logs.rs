@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pm2rs::core::{AppId, AppSpec, LogType, ProcessId, WorkerId};
-use pm2rs::logs::{LogEvent, Logs, LogsConfig, Source};
+use pm2rs::core::{AppId, AppSpec, LogType, ProcessId, Uid, WorkerId};
+use pm2rs::logs::{LogEvent, Logs, LogsConfig, Search, Source, Whose};
 use pm2rs::sys::identity::Identity;
 use tokio::sync::mpsc::Receiver;
 
@@ -62,6 +62,7 @@ impl Rig {
             process: ProcessId(process),
             app: AppId(1),
             app_name: spec.name.clone(),
+            app_owner: Uid(0),
             namespace: "default".to_owned(),
             instance: 0,
             pid: 1000 + worker,
@@ -261,11 +262,11 @@ async fn followers_get_the_last_lines_and_then_the_next() {
     let mut pipes = rig.attach(1, 0, &spec);
     pipes.out(b"1\n2\n3\n");
     until(&rig.path("logs/api-out-0.log"), |text| text == "1\n2\n3\n").await;
-    let last = rig.logs.follow(Some(vec![ProcessId(0)]), 2, false, true, true).await.unwrap();
+    let last = rig.logs.search(Whose::Processes(vec![ProcessId(0)]), Search::last(2)).await.unwrap();
     assert_eq!(messages(last, 9), ["2", "3"]);
     assert_eq!(rig.logs.tail(ProcessId(0), false, 2).await, ["2", "3"]);
 
-    let following = rig.logs.follow(Some(vec![ProcessId(0)]), 1, true, true, false).await.unwrap();
+    let following = rig.logs.follow(Whose::Processes(vec![ProcessId(0)]), 1, true, false).await.unwrap();
     pipes.err(b"not wanted\n");
     pipes.out(b"4\n5");
     pipes.out(b"\n");
@@ -273,7 +274,8 @@ async fn followers_get_the_last_lines_and_then_the_next() {
     let mut joining = rig.attach(2, 1, &spec);
     let seen = tokio::task::spawn_blocking(move || {
         let mut records = records(following);
-        let first: Vec<_> = records.by_ref().take(3).collect();
+        let mut first: Vec<_> = records.by_ref().take(4).collect();
+        assert_eq!(first.remove(1)["live"], true, "between what was and what comes");
         (first, records)
     });
     let (first, mut rest) = seen.await.unwrap();
@@ -293,7 +295,7 @@ async fn followers_get_the_last_lines_and_then_the_next() {
 async fn a_follower_that_does_not_read_slows_nobody() {
     let rig = Rig::new();
     let mut pipes = rig.attach(1, 0, &rig.spec(|spec| spec.log.rotate.enabled = false));
-    let slow = rig.logs.follow(None, 0, true, true, true).await.unwrap();
+    let slow = rig.logs.follow(Whose::All(None), 0, true, true).await.unwrap();
     let line = [b"x".repeat(99), b"\n".to_vec()].concat();
     let pipes = std::thread::spawn(move || {
         for _ in 0..50_000 {

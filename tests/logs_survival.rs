@@ -14,8 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pm2rs::core::{AppId, AppSpec, ProcessId, WorkerId};
-use pm2rs::logs::{Logs, LogsConfig, Source};
+use pm2rs::core::{AppId, AppSpec, ProcessId, Uid, WorkerId};
+use pm2rs::logs::{Logs, LogsConfig, Source, Whose};
 use pm2rs::sys::identity::Identity;
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -44,7 +44,7 @@ async fn log_path() {
     spec.log.rotate.compress = false;
     let spec = Arc::new(spec);
     // Somebody looks on and does not read.
-    let _slow = logs.follow(None, 0, true, true, true).await.unwrap();
+    let _slow = logs.follow(Whose::All(None), 0, true, true).await.unwrap();
     for (pipe, n) in pipes.split(',').zip(0..) {
         let stdout = fs::File::open(format!("/proc/self/fd/{pipe}")).unwrap();
         let (stderr, _) = std::io::pipe().unwrap();
@@ -53,6 +53,7 @@ async fn log_path() {
             process: ProcessId(n),
             app: AppId(1),
             app_name: "api".to_owned(),
+            app_owner: Uid(0),
             namespace: "default".to_owned(),
             instance: n,
             pid: 0,

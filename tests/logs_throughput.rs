@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pm2rs::core::{AppId, AppSpec, ProcessId, WorkerId};
+use pm2rs::core::{AppId, AppSpec, ProcessId, Uid, WorkerId};
 use pm2rs::logs::{Logs, LogsConfig, Source};
 use pm2rs::sys::identity::Identity;
 
@@ -42,6 +42,7 @@ async fn measure(what: &str, change: impl FnOnce(&mut AppSpec)) {
         process: ProcessId(0),
         app: AppId(1),
         app_name: "api".to_owned(),
+        app_owner: Uid(0),
         namespace: "default".to_owned(),
         instance: 0,
         pid: writer.id(),

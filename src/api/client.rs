@@ -123,6 +123,16 @@ impl Client {
         Ok(activatable.iter().any(|name| name.as_str() == names::BUS_NAME))
     }
 
+    /// Whether a daemon has its name on this bus. Always true on a private socket.
+    pub async fn is_running(&self) -> bool {
+        if !self.connection.is_bus() {
+            return true;
+        }
+        let Ok(bus) = fdo::DBusProxy::new(&self.connection).await else { return false };
+        let Ok(name) = names::BUS_NAME.try_into() else { return false };
+        bus.name_has_owner(name).await.unwrap_or(false)
+    }
+
     /// The manager.
     #[must_use]
     pub fn manager(&self) -> &ManagerProxy<'static> {

@@ -47,11 +47,20 @@ pub struct LogsDict {
     /// `out`, `err` or `all`.
     #[serde(with = "as_variant")]
     pub streams: String,
+    /// Only what was written since then, milliseconds since the epoch. Not with `follow`.
+    #[serde(with = "optional", skip_serializing_if = "Option::is_none")]
+    pub since: Option<i64>,
+    /// Only what was written until then. Not with `follow`.
+    #[serde(with = "optional", skip_serializing_if = "Option::is_none")]
+    pub until: Option<i64>,
+    /// Only lines in which this regular expression is found. Not with `follow`.
+    #[serde(with = "optional", skip_serializing_if = "Option::is_none")]
+    pub grep: Option<String>,
 }
 
 impl Default for LogsDict {
     fn default() -> Self {
-        LogsDict { lines: 15, follow: false, streams: "all".to_owned() }
+        LogsDict { lines: 15, follow: false, streams: "all".to_owned(), since: None, until: None, grep: None }
     }
 }
 

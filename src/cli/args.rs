@@ -241,15 +241,24 @@ pub struct LogsArgs {
     /// Standard output only
     #[arg(long)]
     pub out: bool,
-    /// Last lines shown of each file
-    #[arg(long, value_name = "N", default_value = "15")]
-    pub lines: String,
+    /// Last lines shown of each file [default: 15, with --since all]
+    #[arg(long, value_name = "N")]
+    pub lines: Option<String>,
     /// Time before each line
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, default_missing_value = "YYYY-MM-DD-HH:mm:ss")]
     pub timestamp: Option<String>,
     /// Show what is there and end
     #[arg(long)]
     pub nostream: bool,
+    /// Only what was written since then: `10:30`, `yesterday`, `2026-11-21 10:30`, `2h ago`
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// Only what was written until then; shows what is there and ends
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub until: Option<String>,
+    /// Only lines in which this regular expression is found
+    #[arg(long, value_name = "REGEX")]
+    pub grep: Option<String>,
     /// Highlight a word
     #[arg(long, value_name = "WORD", num_args = 0..=1, default_missing_value = "")]
     pub highlight: Option<String>,

@@ -144,6 +144,41 @@ impl Choice {
         back.map_err(|_| Failure::error("the daemon does not come back; apps go on as they are"))
     }
 
+    /// A connection to the next daemon after one that went away, if there is one within this time. None is started.
+    pub async fn again(&self, within: Duration) -> Option<Client> {
+        let next = async {
+            loop {
+                match self.find_running().await {
+                    Some(client) if client.manager().ping().await.is_ok() => break client,
+                    _ => tokio::time::sleep(RETRY).await,
+                }
+            }
+        };
+        tokio::time::timeout(within, next).await.ok()
+    }
+
+    async fn find_running(&self) -> Option<Client> {
+        let own = self.private_socket();
+        let socket = match self.place {
+            Place::System => PathBuf::from(SYSTEM_SOCKET),
+            Place::User => Path::new(&std::env::var_os("XDG_RUNTIME_DIR")?).join("pm2rs").join(names::PRIVATE_SOCKET),
+            Place::Private => own,
+            Place::Any if !Path::new(SYSTEM_SOCKET).exists() => own,
+            Place::Any => PathBuf::from(SYSTEM_SOCKET),
+        };
+        if let Ok(Some(client)) = private(&socket).await {
+            return Some(client);
+        }
+        let bus = match self.place {
+            Place::Private => return None,
+            Place::User => Client::session().await,
+            Place::System | Place::Any => Client::system().await,
+        };
+        // A mere call would start a service that somebody has stopped.
+        let bus = bus.ok()?;
+        bus.is_running().await.then_some(bus)
+    }
+
     async fn start(&self, console: &Console) -> Result<Client, Failure> {
         console.notice(format!("[PM2] Spawning PM2 daemon with pm2_home={}", self.home.display()));
         let client = match self.spawn().await {

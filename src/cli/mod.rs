@@ -17,9 +17,11 @@ mod exit;
 mod line;
 mod options;
 mod progress;
+mod records;
 mod render;
 mod session;
 mod unsupported;
+mod when;
 
 use std::io::Read;
 use std::os::fd::AsFd;

@@ -23,7 +23,13 @@ impl Caller {
     /// Whether the caller controls what belongs to `owner`: root all, everybody their own.
     #[must_use]
     pub fn controls(&self, owner: Uid) -> bool {
-        self.uid == Uid(0) || self.uid == owner || self.privileged
+        self.controls_everything() || self.uid == owner
+    }
+
+    /// Whether everybody's apps are the caller's to control.
+    #[must_use]
+    pub fn controls_everything(&self) -> bool {
+        self.uid == Uid(0) || self.privileged
     }
 }
 
@@ -58,6 +64,12 @@ pub struct LogRequest {
     pub out: bool,
     /// Standard error wanted.
     pub err: bool,
+    /// Only what was written since then, milliseconds since the epoch.
+    pub since: Option<i64>,
+    /// Only what was written until then.
+    pub until: Option<i64>,
+    /// Only lines in which this regular expression is found.
+    pub grep: Option<String>,
 }
 
 /// Where an answer goes.

@@ -72,6 +72,7 @@ impl Daemon {
             .worker(worker)
             .map(|w| w.process)
             .and_then(|process| self.fleet.process(process).map(|row| (row.id, row.app)))?;
+        let owner = self.fleet.app(app).map(|app| app.owner)?;
         let instance = self.fleet.process(process).map_or(0, |row| row.instance);
         let wish = self.workers.started(worker, &mut started);
         let spec = started.spec.clone();
@@ -81,6 +82,7 @@ impl Daemon {
                 process,
                 app,
                 app_name: spec.name.clone(),
+                app_owner: owner,
                 namespace: spec.namespace.clone(),
                 instance,
                 pid: started.pid,

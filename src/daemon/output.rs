@@ -8,24 +8,43 @@ use super::requests::{answer, worker_identity};
 use super::saying::about;
 use crate::api::Error;
 use crate::core::{App, JobOutcome, ProcessId};
-use crate::logs::{Known, LogEvent, message_ids};
+use crate::logs::{Known, LogEvent, Search, Whose, message_ids};
 
 /// Lines of each process that one request may ask for.
 const MAX_LINES: u32 = 100_000;
+/// A regular expression from a caller compiles to at most so many bytes.
+const PATTERN_SIZE: usize = 1 << 20;
 /// Lines of a failed worker's standard error that its job's message carries.
 const LAST_WORDS: u32 = 10;
 
 impl Daemon {
     pub(super) fn open_logs(&self, caller: &Caller, request: LogRequest, reply: Reply<OwnedFd>) {
-        let LogRequest { targets, lines, follow, out, err } = request;
-        let targets = if targets.is_empty() { vec!["all".to_owned()] } else { targets };
-        let processes = match self.resolve(caller, &targets) {
-            Ok(processes) => processes,
-            Err(error) => return answer(reply, Err(error)),
+        let LogRequest { targets, lines, follow, out, err, since, until, grep } = request;
+        let whose = match targets.iter().any(|target| target == "all") || targets.is_empty() {
+            // What is started later is to be seen, too; so there need be nothing yet.
+            true => Ok(Whose::All((!caller.controls_everything()).then_some(caller.uid))),
+            false => self.resolve(caller, &targets).map(Whose::Processes),
         };
+        let pattern = grep.map(|grep| {
+            let built = regex::bytes::RegexBuilder::new(&grep).size_limit(PATTERN_SIZE).build();
+            built.map_err(|_| Error::InvalidArgument(format!("`{grep}` is not a valid regular expression")))
+        });
+        let (whose, pattern) = match (whose, pattern.transpose()) {
+            (Ok(whose), Ok(pattern)) => (whose, pattern),
+            (Err(error), _) | (_, Err(error)) => return answer(reply, Err(error)),
+        };
+        if follow && (since.is_some() || until.is_some() || pattern.is_some()) {
+            let text = "what is yet to come cannot be searched: `follow` goes without `since`, `until` and `grep`";
+            return answer(reply, Err(Error::InvalidArgument(text.to_owned())));
+        }
+        let lines = lines.min(MAX_LINES);
         let logs = self.logs.clone();
         tokio::spawn(async move {
-            let opened = logs.follow(Some(processes), lines.min(MAX_LINES), follow, out, err).await;
+            let opened = if follow {
+                logs.follow(whose, lines, out, err).await
+            } else {
+                logs.search(whose, Search { lines, out, err, since, until, pattern }).await
+            };
             answer(reply, opened.map_err(|error| Error::Failed(format!("cannot open the logs: {error}"))));
         });
     }
@@ -57,13 +76,13 @@ impl Daemon {
     pub(super) fn make_logs_known(&self, process: ProcessId) {
         let Some(app) = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)) else { return };
         let Some(spec) = self.fleet.spec_of_process(process).cloned() else { return };
-        let (app, app_name, owner, logs) = (app.id, app.name().to_owned(), app.owner, self.logs.clone());
+        let (app, app_name, app_owner, logs) = (app.id, app.name().to_owned(), app.owner, self.logs.clone());
         tokio::spawn(async move {
             let lookup = spec.clone();
             // Users may come from a directory service: the look-up can block.
-            let identity = tokio::task::spawn_blocking(move || worker_identity(owner, &lookup)).await;
+            let identity = tokio::task::spawn_blocking(move || worker_identity(app_owner, &lookup)).await;
             if let Ok(Ok(identity)) = identity {
-                logs.know(Known { process, app, app_name, identity, spec });
+                logs.know(Known { process, app, app_name, app_owner, identity, spec });
             }
         });
     }

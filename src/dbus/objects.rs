@@ -249,7 +249,8 @@ fn log_request(targets: Vec<String>, options: &LogsDict) -> Result<LogRequest, B
             return Err(Error::InvalidArgument(what).into_bus());
         }
     };
-    Ok(LogRequest { targets, lines: options.lines, follow: options.follow, out, err })
+    let LogsDict { lines, follow, since, until, ref grep, .. } = *options;
+    Ok(LogRequest { targets, lines, follow, out, err, since, until, grep: grep.clone() })
 }
 
 fn no_handler(call: &Call<'_>) -> Answer {

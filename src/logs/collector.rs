@@ -11,14 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::file::{LogFile, Place, Writer};
 use super::follow::{Follower, Wanted};
 use super::format::{Form, Origin};
+use super::history::{Archive, Shelf};
 use super::housekeeping::{Charge, Housekeeper};
 use super::journal::{Journal, Sender};
 use super::loss::Losses;
 use super::mailbox::{Command, FollowRequest, Inbox, Mailbox};
 use super::sinks::{FileId, Outlet, Sinks};
 use super::stream::{self, Stream, Turn};
-use super::{Counters, Known, LogEvent, LogsConfig, Source, combined_path, last_lines, out_path};
-use crate::core::{ProcessId, WorkerId};
+use super::{Counters, Known, LogEvent, LogsConfig, Source, Whose, combined_path, last_lines, out_path};
+use crate::core::{AppSpec, ProcessId, WorkerId};
 use crate::sys::epoll::Interest;
 use crate::sys::poller::Poller;
 
@@ -28,6 +29,8 @@ const WAKE: u64 = u64::MAX;
 const JOURNAL: u64 = u64::MAX - 1;
 /// Tokens of followers begin here; those of streams end well below.
 const FOLLOWERS: u64 = 1 << 40;
+/// Stands between the last lines and what follows.
+const LIVE: &[u8] = b"{\"live\":true}\n";
 /// Turns between two looks at what else happened.
 const TURNS: usize = 16;
 /// A worker that ended is given up when its pipes do not come to an end within this time of being found empty.
@@ -276,6 +279,7 @@ impl Collector {
             Command::SetPid(worker, pid) => self.set_pid(worker, pid),
             Command::Detach(worker, reply) => self.detach(worker, reply, now),
             Command::Follow(request, reply) => drop(reply.send(self.follow(&request))),
+            Command::Archives(whose, reply) => drop(reply.send(self.archives(&whose))),
             Command::Tail { process, err, lines, reply } => drop(reply.send(self.tail(process, err, lines))),
             Command::Flush(processes, reply) => drop(reply.send(self.flush(&processes))),
             Command::Reopen(reply) => {
@@ -311,7 +315,7 @@ impl Collector {
     }
 
     fn attach(&mut self, source: Source) {
-        let Source { worker, process, app, app_name, identity, spec, stdout, stderr, .. } = source;
+        let Source { worker, process, app, app_name, app_owner, identity, spec, stdout, stderr, .. } = source;
         let origins = Origins {
             instance: source.instance,
             namespace: source.namespace,
@@ -319,14 +323,15 @@ impl Collector {
             pid: source.pid,
             unit: source.unit,
         };
-        let known = Known { process, app, app_name: app_name.clone(), identity, spec: spec.clone() };
+        let known = Known { process, app, app_name: app_name.clone(), app_owner, identity, spec: spec.clone() };
         self.know(known);
         let Some(row) = self.rows.get(&process) else { return };
-        let journal = spec.log.journal.unwrap_or(self.config.journal) && !spec.log.disable_logs;
+        let journal = self.to_journal(&spec);
         let (out, err, combined) = (row.out, row.err, row.combined);
         let outlet = |err: bool, file: Option<FileId>| Outlet {
             writer: Writer { worker, err },
             app,
+            owner: app_owner,
             app_name: app_name.clone(),
             process,
             form: Form::of(&spec),
@@ -437,26 +442,26 @@ impl Collector {
     }
 
     fn follow(&mut self, request: &FollowRequest) -> io::Result<std::os::fd::OwnedFd> {
-        let processes: Option<BTreeSet<ProcessId>> =
-            request.processes.as_ref().map(|ids| ids.iter().copied().collect());
-        let apps = match &processes {
-            None => BTreeSet::new(),
-            Some(wanted) => {
+        let mut wanted = Wanted { out: request.out, err: request.err, ..Wanted::default() };
+        match &request.whose {
+            Whose::All(of) => wanted.all = Some(*of),
+            Whose::Processes(ids) => {
+                wanted.processes = ids.iter().copied().collect();
                 // An app of which every process is followed is followed itself: what joins it is followed, too.
-                let partly = self.rows.iter().filter(|(id, _)| !wanted.contains(id)).map(|(_, row)| row.known.app);
+                let ids = &wanted.processes;
+                let partly = self.rows.iter().filter(|(id, _)| !ids.contains(id)).map(|(_, row)| row.known.app);
                 let partly: BTreeSet<_> = partly.collect();
-                let some = wanted.iter().filter_map(|id| self.rows.get(id)).map(|row| row.known.app);
-                some.filter(|app| !partly.contains(app)).collect()
+                let some = ids.iter().filter_map(|id| self.rows.get(id)).map(|row| row.known.app);
+                wanted.apps = some.filter(|app| !partly.contains(app)).collect();
             }
-        };
+        }
         let mut waiting = Vec::new();
         if request.lines > 0 {
-            let rows = self.rows.iter().filter(|(id, _)| processes.as_ref().is_none_or(|wanted| wanted.contains(id)));
-            let rows: Vec<ProcessId> = rows.map(|(id, _)| *id).collect();
+            let rows = self.rows_of(&request.whose);
             self.last_lines(&rows, request, &mut waiting);
+            waiting.extend_from_slice(LIVE);
         }
-        let wanted = Wanted { processes, apps, out: request.out, err: request.err };
-        let (mut follower, reader) = Follower::new(wanted, waiting, request.follow)?;
+        let (mut follower, reader) = Follower::new(wanted, waiting)?;
         if follower.pump() {
             let token = self.next_follower;
             self.next_follower += 1;
@@ -464,6 +469,47 @@ impl Collector {
             self.sinks.followers.insert(token, follower);
         }
         Ok(reader)
+    }
+
+    fn rows_of(&self, whose: &Whose) -> Vec<ProcessId> {
+        let wanted = |(id, row): &(&ProcessId, &Row)| match whose {
+            Whose::Processes(ids) => ids.contains(id),
+            Whose::All(of) => of.is_none_or(|of| of == row.known.app_owner),
+        };
+        self.rows.iter().filter(wanted).map(|(id, _)| *id).collect()
+    }
+
+    /// Where the lines of these processes are, for those who search them.
+    fn archives(&mut self, whose: &Whose) -> Vec<Archive> {
+        let mut seen = BTreeSet::new();
+        let mut archives = Vec::new();
+        for id in self.rows_of(whose) {
+            let Some(row) = self.rows.get(&id) else { continue };
+            let known = &row.known;
+            let files: Vec<(bool, FileId)> =
+                [(false, row.out), (true, row.err)].into_iter().filter_map(|(err, file)| Some((err, file?))).collect();
+            let mut archive = Archive {
+                process: id,
+                app_name: known.app_name.clone(),
+                uid: known.identity.uid,
+                form: Form::of(&known.spec),
+                shelves: Vec::new(),
+                journal: self.to_journal(&known.spec),
+                memory: Vec::new(),
+            };
+            for (err, file) in files.into_iter().filter(|(_, file)| seen.insert(*file)) {
+                let Some(file) = self.sinks.file(file) else { continue };
+                let names = file.kept().map(|(names, _)| names.clone());
+                archive.shelves.push(Shelf { err, place: file.place().clone(), names });
+            }
+            archive.memory = self.sinks.tally(id).memory.last(usize::MAX, true, true).into_iter().cloned().collect();
+            archives.push(archive);
+        }
+        archives
+    }
+
+    fn to_journal(&self, spec: &AppSpec) -> bool {
+        spec.log.journal.unwrap_or(self.config.journal) && !spec.log.disable_logs
     }
 
     /// The last lines of each of these processes' files, the file that was written to longest ago first.

@@ -56,6 +56,92 @@ pub fn pattern(format: &str) -> String {
     pattern
 }
 
+/// Reads back times that [`format`] wrote.
+#[derive(Debug)]
+pub struct Reader {
+    pattern: regex::bytes::Regex,
+    tokens: Vec<&'static str>,
+}
+
+impl Reader {
+    /// Of a format that tells day and hour at least; `None` for one that tells less.
+    #[must_use]
+    pub fn of(format: &str) -> Option<Reader> {
+        let (mut text, mut tokens) = (String::from("^"), Vec::new());
+        parts(format, |part| match part {
+            Part::Token(token) => {
+                text.push('(');
+                text.push_str(token_pattern(token));
+                text.push(')');
+                tokens.push(token);
+            }
+            Part::Text(literal) => text.push_str(&regex::escape(literal)),
+        });
+        let tells = |some: &[&str]| some.iter().any(|token| tokens.contains(token));
+        let half = tells(&["hh", "h"]) && tells(&["A", "a"]);
+        let enough = tells(&["YYYY", "YY"])
+            && tells(&["MMMM", "MMM", "MM", "M"])
+            && tells(&["DD", "D"])
+            && (half || tells(&["HH", "H"]));
+        let pattern = regex::bytes::Regex::new(&text).ok().filter(|_| enough)?;
+        Some(Reader { pattern, tokens })
+    }
+
+    /// The time at the start of this line, in milliseconds since the epoch; local where it does not tell a zone.
+    #[must_use]
+    pub fn read(&self, line: &[u8]) -> Option<i64> {
+        let captures = self.pattern.captures(line)?;
+        let mut fields = [1i64, 1, 1, 0, 0, 0, 0];
+        let (mut afternoon, mut offset) = (None, None);
+        for (token, at) in self.tokens.iter().zip(1..) {
+            let text = std::str::from_utf8(captures.get(at)?.as_bytes()).ok()?;
+            let number = || text.parse::<i64>().ok();
+            match *token {
+                "YYYY" => fields[0] = number()?,
+                "YY" => fields[0] = 2000 + number()?,
+                "MMMM" | "MMM" => {
+                    fields[1] = MONTHS.iter().zip(1..).find(|(month, _)| month.starts_with(text))?.1;
+                }
+                "MM" | "M" => fields[1] = number()?,
+                "DD" | "D" => fields[2] = number()?,
+                "HH" | "H" | "hh" | "h" => fields[3] = number()?,
+                "mm" | "m" => fields[4] = number()?,
+                "ss" | "s" => fields[5] = number()?,
+                "SSS" => fields[6] = number()?,
+                "A" | "a" => afternoon = Some(text.eq_ignore_ascii_case("pm")),
+                "Z" | "ZZ" => offset = Some(minutes(text)?),
+                _ => {}
+            }
+        }
+        if let Some(afternoon) = afternoon.filter(|_| !self.tokens.iter().any(|token| token.starts_with('H'))) {
+            fields[3] = fields[3] % 12 + if afternoon { 12 } else { 0 };
+        }
+        let small = |field: usize| i8::try_from(fields[field]).ok();
+        let time = jiff::civil::DateTime::new(
+            i16::try_from(fields[0]).ok()?,
+            small(1)?,
+            small(2)?,
+            small(3)?,
+            small(4)?,
+            small(5)?,
+            i32::try_from(fields[6] * 1_000_000).ok()?,
+        );
+        let zone = match offset {
+            Some(minutes) => jiff::tz::TimeZone::fixed(jiff::tz::Offset::from_seconds(minutes * 60).ok()?),
+            None => jiff::tz::TimeZone::system(),
+        };
+        Some(time.ok()?.to_zoned(zone).ok()?.timestamp().as_millisecond())
+    }
+}
+
+/// `+05:30` or `+0530` in minutes.
+fn minutes(offset: &str) -> Option<i32> {
+    let digits: String = offset.chars().filter(char::is_ascii_digit).collect();
+    let (hours, minutes) = digits.split_at_checked(2)?;
+    let minutes = hours.parse::<i32>().ok()? * 60 + minutes.parse::<i32>().ok()?;
+    Some(if offset.starts_with('-') { -minutes } else { minutes })
+}
+
 /// Whether two times in the same second can look different in this format.
 #[must_use]
 pub fn shows_milliseconds(format: &str) -> bool {
@@ -211,6 +297,25 @@ mod tests {
             }
         }
         assert!(!regex::Regex::new(&format!("^{}$", pattern("YYYY-MM-DD"))).unwrap().is_match("err"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let second = at("2026-05-01T22:01:07+02:00[Europe/Berlin]");
+        for wanted in ["YYYY-MM-DD HH:mm:ss Z", "ZZ D. MMMM YYYY, h:m:s a", "dddd MMM DD YY [at] HH:mm:ssZ"] {
+            let line = format!("{}: text", format(wanted, &second));
+            let read = Reader::of(wanted).unwrap().read(line.as_bytes());
+            assert_eq!(read, Some(second.timestamp().as_millisecond()), "{line}");
+        }
+        let local = second.with_time_zone(jiff::tz::TimeZone::system());
+        let pm2s = Reader::of("YYYY-MM-DDTHH:mm:ss").unwrap();
+        assert_eq!(
+            pm2s.read(format("YYYY-MM-DDTHH:mm:ss", &local).as_bytes()),
+            Some(local.timestamp().as_millisecond())
+        );
+        assert_eq!(pm2s.read(b"no time"), None);
+        assert_eq!(pm2s.read(b"2026-13-01T00:00:00"), None);
+        assert!(Reader::of("HH:mm:ss").is_none() && Reader::of("YYYY-MM-DD").is_none());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde::Serialize;
 
 use super::format::Origin;
-use crate::core::{AppId, ProcessId};
+use crate::core::{AppId, ProcessId, Uid};
 use crate::sys::pipe;
 
 /// Bytes that wait for a follower besides those in its pipe.
@@ -54,10 +54,12 @@ fn append(to: &mut Vec<u8>, origin: Origin<'_>, timestamp: i64, message: &str, m
 /// Whose lines a follower wants.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// These processes; `None` for all there are and will be.
-    pub processes: Option<BTreeSet<ProcessId>>,
+    /// These processes.
+    pub processes: BTreeSet<ProcessId>,
     /// And all there will be of these apps.
     pub apps: BTreeSet<AppId>,
+    /// And all that there will be of what this user started, or everybody.
+    pub all: Option<Option<Uid>>,
     /// Standard output.
     pub out: bool,
     /// Standard error.
@@ -69,8 +71,10 @@ impl Wanted {
         if err { self.err } else { self.out }
     }
 
-    fn process(&self, app: AppId, process: ProcessId) -> bool {
-        self.apps.contains(&app) || self.processes.as_ref().is_none_or(|processes| processes.contains(&process))
+    fn process(&self, app: AppId, owner: Uid, process: ProcessId) -> bool {
+        self.apps.contains(&app)
+            || self.processes.contains(&process)
+            || self.all.is_some_and(|of| of.is_none_or(|of| of == owner))
     }
 }
 
@@ -107,19 +111,16 @@ pub struct Follower {
     missed: Option<Missed>,
     /// Its pipe had no room when it was last tried.
     full: bool,
-    /// It gets nothing more but what waits.
-    last: bool,
 }
 
 impl Follower {
-    /// A follower who first gets `waiting`, and nothing else unless `follow`. Also the read end for it.
+    /// A follower who first gets `waiting`. Also the read end for it.
     ///
     /// # Errors
     /// When there are no descriptors left.
-    pub fn new(wanted: Wanted, waiting: Vec<u8>, follow: bool) -> io::Result<(Follower, OwnedFd)> {
+    pub fn new(wanted: Wanted, waiting: Vec<u8>) -> io::Result<(Follower, OwnedFd)> {
         let (reader, writer) = pipe::with_nonblocking_writer()?;
-        let follower =
-            Follower { pipe: writer.into(), wanted, waiting, sent: 0, missed: None, full: false, last: !follow };
+        let follower = Follower { pipe: writer.into(), wanted, waiting, sent: 0, missed: None, full: false };
         Ok((follower, reader))
     }
 
@@ -131,8 +132,8 @@ impl Follower {
 
     /// Whether it wants lines of this stream.
     #[must_use]
-    pub fn wants(&self, app: AppId, origin: Origin<'_>) -> bool {
-        !self.last && self.wanted.stream(origin.err) && self.wanted.process(app, origin.process)
+    pub fn wants(&self, app: AppId, owner: Uid, origin: Origin<'_>) -> bool {
+        self.wanted.stream(origin.err) && self.wanted.process(app, owner, origin.process)
     }
 
     /// Gives it these lines, or lets it miss them.
@@ -170,8 +171,7 @@ impl Follower {
         self.full = false;
     }
 
-    /// Puts what waits into the pipe, as far as there is room. False when the follower is gone or has got all it
-    /// wanted.
+    /// Puts what waits into the pipe, as far as there is room. False when the follower is gone.
     pub fn pump(&mut self) -> bool {
         if self.full {
             return true;
@@ -188,7 +188,7 @@ impl Follower {
                 }
             }
             self.compact();
-            let Some(missed) = self.missed.take() else { return !self.last };
+            let Some(missed) = self.missed.take() else { return true };
             let origin = Origin { process: missed.process, app_name: &missed.app_name, err: missed.err };
             let lines = missed.lines;
             let message = format!("[{lines} {} left out: read too slowly]", if lines == 1 { "line" } else { "lines" });
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_slow_follower_is_told_how_much_it_missed() {
-        let (mut follower, reader) = Follower::new(everything(), Vec::new(), true).unwrap();
+        let (mut follower, reader) = Follower::new(everything(), Vec::new()).unwrap();
         let mut given = 0;
         for n in 0..20_000u64 {
             let mut records = Vec::new();
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_follower_that_left_is_noticed() {
-        let (mut follower, reader) = Follower::new(everything(), b"x\n".to_vec(), true).unwrap();
+        let (mut follower, reader) = Follower::new(everything(), b"x\n".to_vec()).unwrap();
         assert!(follower.pump());
         drop(reader);
         follower.give(&Batch { origin: ORIGIN, timestamp: 0, records: b"y\n", lines: 1 });
@@ -254,21 +254,17 @@ mod tests {
     }
 
     #[test]
-    fn one_who_wants_the_last_lines_only_gets_an_end() {
-        let (mut follower, reader) = Follower::new(everything(), b"x\n".to_vec(), false).unwrap();
-        assert!(!follower.wants(AppId(1), ORIGIN));
-        assert!(!follower.pump());
-        drop(follower);
-        assert_eq!(std::io::read_to_string(File::from(reader)).unwrap(), "x\n");
-    }
-
-    #[test]
     fn who_is_wanted() {
-        let some = Wanted { processes: Some([ProcessId(1)].into()), apps: [AppId(7)].into(), out: true, err: false };
-        let (follower, _reader) = Follower::new(some, Vec::new(), true).unwrap();
-        assert!(follower.wants(AppId(1), ORIGIN));
-        assert!(!follower.wants(AppId(1), Origin { err: true, ..ORIGIN }));
-        assert!(!follower.wants(AppId(1), Origin { process: ProcessId(2), ..ORIGIN }));
-        assert!(follower.wants(AppId(7), Origin { process: ProcessId(2), ..ORIGIN }));
+        let some = Wanted { processes: [ProcessId(1)].into(), apps: [AppId(7)].into(), out: true, ..Wanted::default() };
+        let (follower, _reader) = Follower::new(some, Vec::new()).unwrap();
+        let (root, alice, other) = (Uid(0), Uid(1000), Origin { process: ProcessId(2), ..ORIGIN });
+        assert!(follower.wants(AppId(1), root, ORIGIN));
+        assert!(!follower.wants(AppId(1), root, Origin { err: true, ..ORIGIN }));
+        assert!(!follower.wants(AppId(1), root, other));
+        assert!(follower.wants(AppId(7), root, other));
+        let (hers, _reader) = Follower::new(Wanted { all: Some(Some(alice)), ..everything() }, Vec::new()).unwrap();
+        assert!(hers.wants(AppId(1), alice, other) && !hers.wants(AppId(1), root, other));
+        let (all, _reader) = Follower::new(Wanted { all: Some(None), ..everything() }, Vec::new()).unwrap();
+        assert!(all.wants(AppId(1), alice, other) && all.wants(AppId(1), root, other));
     }
 }

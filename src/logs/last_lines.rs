@@ -3,22 +3,15 @@
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use serde::Deserialize;
 
 use super::file::Place;
 use super::follow::append_record;
 use super::format::{Form, Origin};
+use super::history::Clock;
 use super::tail::{self, Memory};
 
 /// Bytes that one follower may get this way.
 const MAX_BYTES: usize = 16 << 20;
-
-#[derive(Deserialize)]
-struct JsonLine {
-    message: String,
-    #[serde(default)]
-    timestamp: String,
-}
 
 /// Collects them file by file.
 #[derive(Debug)]
@@ -37,9 +30,9 @@ impl LastLines {
     /// Adds those of a file. One that cannot be read has none.
     pub fn add_file(&mut self, place: &Place, origin: Origin<'_>, form: &Form) {
         let Ok((modified, lines)) = tail::of_file(place, self.wanted) else { return };
-        let mut records = Vec::new();
+        let (mut records, mut clock) = (Vec::new(), Clock::of(form));
         for line in &lines {
-            let (timestamp, text) = read_back(form, line);
+            let (timestamp, text) = clock.read(line);
             append_record(&mut records, origin, timestamp, &text);
         }
         self.groups.push((modified, records));
@@ -79,32 +72,6 @@ impl LastLines {
 pub fn texts(place: &Place, form: &Form, lines: u32) -> Vec<String> {
     let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
     let Ok((_, lines)) = tail::of_file(place, wanted) else { return Vec::new() };
-    lines.iter().map(|line| String::from_utf8_lossy(&read_back(form, line).1).into_owned()).collect()
-}
-
-/// Time and text of a line of a file. Where the file has more than the text, that is taken off if it can be told
-/// apart.
-fn read_back(form: &Form, line: &[u8]) -> (i64, Vec<u8>) {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if let Form::Json(_) = form
-        && let Ok(json) = serde_json::from_slice::<JsonLine>(line)
-    {
-        let timestamp = json.timestamp.parse::<Timestamp>().map_or(0, Timestamp::as_millisecond);
-        return (timestamp, json.message.trim_end_matches(['\r', '\n']).as_bytes().to_vec());
-    }
-    (0, line.to_vec())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_lines_are_read_back() {
-        let line = br#"{"message":"x\n","timestamp":"2026-11-21T00:00:00.123Z","type":"out"}"#;
-        assert_eq!(read_back(&Form::Json(None), line), (1_795_219_200_123, b"x".to_vec()));
-        assert_eq!(read_back(&Form::Json(None), b"no json"), (0, b"no json".to_vec()));
-        assert_eq!(read_back(&Form::Raw, b"text\r"), (0, b"text".to_vec()));
-    }
+    let mut clock = Clock::of(form);
+    lines.iter().map(|line| String::from_utf8_lossy(&clock.read(line).1).into_owned()).collect()
 }

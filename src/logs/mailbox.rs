@@ -7,19 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::{Counters, Known, Source};
+use super::history::Archive;
+use super::{Counters, Known, Source, Whose};
 use crate::core::{ProcessId, WorkerId};
 use crate::sys::pipe;
 
 /// What a follower asks for.
 #[derive(Debug)]
 pub struct FollowRequest {
-    /// Whose lines; `None` for all.
-    pub processes: Option<Vec<ProcessId>>,
+    /// Whose lines.
+    pub whose: Whose,
     /// So many last lines of each file first.
     pub lines: u32,
-    /// Go on with what comes.
-    pub follow: bool,
     /// Standard output wanted.
     pub out: bool,
     /// Standard error wanted.
@@ -39,6 +38,8 @@ pub enum Command {
     Detach(WorkerId, oneshot::Sender<()>),
     /// See [`super::Logs::follow`].
     Follow(FollowRequest, oneshot::Sender<io::Result<OwnedFd>>),
+    /// See [`super::Logs::search`].
+    Archives(Whose, oneshot::Sender<Vec<Archive>>),
     /// See [`super::Logs::tail`].
     Tail {
         /// Whose lines.

@@ -19,6 +19,7 @@ pub mod dayjs;
 mod file;
 mod follow;
 mod format;
+mod history;
 mod housekeeping;
 mod journal;
 mod last_lines;
@@ -40,10 +41,11 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use collector::Collector;
+pub use history::Search;
 use mailbox::{Command, FollowRequest, Mailbox};
 pub use paths::{combined_path, out_path};
 
-use crate::core::{AppId, AppSpec, ProcessId, WorkerId};
+use crate::core::{AppId, AppSpec, ProcessId, Uid, WorkerId};
 use crate::sys::identity::Identity;
 
 /// Events that wait for the daemon; more are folded into later ones.
@@ -106,6 +108,8 @@ pub struct Known {
     pub app: AppId,
     /// Its name.
     pub app_name: String,
+    /// Who started it.
+    pub app_owner: Uid,
     /// The owner of its files.
     pub identity: Identity,
     /// Where its output goes.
@@ -123,6 +127,8 @@ pub struct Source {
     pub app: AppId,
     /// Its name.
     pub app_name: String,
+    /// Who started it.
+    pub app_owner: Uid,
     /// Its namespace.
     pub namespace: String,
     /// Its instance number.
@@ -139,6 +145,15 @@ pub struct Source {
     pub stdout: OwnedFd,
     /// Read end of its standard error.
     pub stderr: OwnedFd,
+}
+
+/// Whose lines are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// Those of these processes, and of what joins an app all of whose processes these are.
+    Processes(Vec<ProcessId>),
+    /// Those of all that this user started, or of everybody's apps; also of what is started later.
+    All(Option<Uid>),
 }
 
 /// What is known about a process's output.
@@ -193,24 +208,29 @@ impl Logs {
         self.ask(|reply| Command::Detach(worker, reply)).await;
     }
 
-    /// The last lines of these processes (`None` for all) and then, with `follow`, what they write; also of processes
-    /// that join an app all of whose processes are followed. The descriptor is the read end of a pipe of JSON objects, one a line:
-    /// `{"process_id","app_name","type":"out|err","timestamp","message"}`. `timestamp` is in milliseconds since the epoch,
-    /// 0 where the file does not tell. An object with `"missed": n` stands in for n lines that were not read in time.
+    /// The last lines of these processes and then what they write. The descriptor is the read end of a pipe of JSON
+    /// objects, one a line: `{"process_id","app_name","type":"out|err","timestamp","message"}`. `timestamp` is in
+    /// milliseconds since the epoch, 0 where the file does not tell. An object with `"missed": n` stands in for n lines
+    /// that were not read in time. Where last lines were asked for, one with `"live": true` and no message stands between
+    /// them and what follows.
     ///
     /// # Errors
     /// When there are no descriptors left or the log path is dead.
-    pub async fn follow(
-        &self,
-        processes: Option<Vec<ProcessId>>,
-        lines: u32,
-        follow: bool,
-        out: bool,
-        err: bool,
-    ) -> io::Result<OwnedFd> {
-        let request = FollowRequest { processes, lines, follow, out, err };
+    pub async fn follow(&self, whose: Whose, lines: u32, out: bool, err: bool) -> io::Result<OwnedFd> {
+        let request = FollowRequest { whose, lines, out, err };
         let answer = self.ask(|reply| Command::Follow(request, reply)).await;
         answer.unwrap_or_else(|| Err(io::Error::other("the log path is not running")))
+    }
+
+    /// Looks for lines that were written before, also in rotated files and in the journal. What comes out of the pipe is
+    /// as [`Logs::follow`] has it.
+    ///
+    /// # Errors
+    /// When there are no descriptors or threads left, too many search already, or the files do not tell the time that
+    /// is asked for.
+    pub async fn search(&self, whose: Whose, search: Search) -> io::Result<OwnedFd> {
+        let archives = self.ask(|reply| Command::Archives(whose, reply)).await.unwrap_or_default();
+        history::search(archives, search)
     }
 
     /// The last lines of one stream of a process, the oldest first.

@@ -17,7 +17,7 @@ use super::loss::{Losses, Lost};
 use super::split::{Line, Splitter};
 use super::stream::CHUNK;
 use super::tail::Memory;
-use crate::core::{AppId, ProcessId};
+use crate::core::{AppId, ProcessId, Uid};
 use crate::sys::pipe;
 
 /// Scratch memory beyond this is given back after use.
@@ -34,6 +34,8 @@ pub struct Outlet {
     pub writer: Writer,
     /// The app.
     pub app: AppId,
+    /// Who started it.
+    pub owner: Uid,
     /// Its name.
     pub app_name: String,
     /// The process.
@@ -173,7 +175,7 @@ impl Sinks {
     }
 
     fn is_followed(&self, outlet: &Outlet) -> bool {
-        self.followers.values().any(|follower| follower.wants(outlet.app, outlet.origin()))
+        self.followers.values().any(|follower| follower.wants(outlet.app, outlet.owner, outlet.origin()))
     }
 
     /// Whether a sink asks this stream to wait.
@@ -309,7 +311,9 @@ impl Sinks {
         });
         if count > 0 {
             let batch = Batch { origin, timestamp, records: &self.records, lines: count };
-            for follower in self.followers.values_mut().filter(|follower| follower.wants(outlet.app, origin)) {
+            for follower in
+                self.followers.values_mut().filter(|follower| follower.wants(outlet.app, outlet.owner, origin))
+            {
                 follower.give(&batch);
             }
             self.records.clear();

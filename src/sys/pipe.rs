@@ -6,7 +6,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
@@ -68,6 +70,26 @@ pub fn discard(pipe: impl AsFd, null: &File, limit: usize) -> io::Result<usize> 
     retry(|| rustix::pipe::splice(&pipe, None, null, None, limit, SpliceFlags::NONBLOCK))
 }
 
+/// Whether nobody can read what is written into this end.
+#[must_use]
+pub fn is_abandoned(writer: impl AsFd) -> bool {
+    let mut ends = [PollFd::new(&writer, PollFlags::empty())];
+    rustix::event::poll(&mut ends, Some(&Timespec::default())).is_ok() && ends[0].revents().contains(PollFlags::ERR)
+}
+
+/// Waits until something can be written into this end, or nobody can read it any more; false when that takes longer.
+#[must_use]
+pub fn wait_for_room(writer: impl AsFd, patience: Duration) -> bool {
+    let mut ends = [PollFd::new(&writer, PollFlags::OUT)];
+    let patience = Timespec { tv_sec: patience.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: 0 };
+    loop {
+        match rustix::event::poll(&mut ends, Some(&patience)) {
+            Err(Errno::INTR) => (),
+            ready => return ready.is_ok_and(|ready| ready > 0),
+        }
+    }
+}
+
 fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
     loop {
         match call() {
@@ -105,5 +127,16 @@ mod tests {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "one\n");
+    }
+
+    #[test]
+    fn room_and_readers_are_known() {
+        let (reader, writer) = with_nonblocking_writer().unwrap();
+        let mut writer = File::from(writer);
+        assert!(wait_for_room(&writer, Duration::ZERO) && !is_abandoned(&writer));
+        while writer.write(&[0; 4096]).is_ok() {}
+        assert!(!wait_for_room(&writer, Duration::ZERO) && !is_abandoned(&writer));
+        drop(reader);
+        assert!(is_abandoned(&writer));
     }
 }

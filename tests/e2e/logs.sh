@@ -5,7 +5,7 @@ setup() {
     users alice
     install_package
     inside systemctl start pm2rs
-    as alice pm2rs start /srv/apps/counter.js --name api
+    as alice pm2rs start /srv/apps/counter.js --name api --output NULL --error NULL
     as alice pm2rs start /srv/apps/counter.js --name other
     eventually 20 online api 1
     eventually 20 online other 1
@@ -54,6 +54,41 @@ test_the_journal_explains_a_crash_loop() {
     holds "$(journal -u pm2rs SYSLOG_IDENTIFIER=pm2rs)" 'all(.PM2RS_APP != "")'
 }
 is_errored() { processes | jq -e --arg name "$1" 'any(.name == $name and .pm2_env.status == "errored")' >/dev/null; }
+
+test_logs_are_searched_in_the_journal() {
+    local since seen
+    seen=$(as alice pm2rs logs api --nostream --raw --lines 100000 --grep '^count [0-2]$')
+    same "$seen" $'count 0\ncount 1\ncount 2'
+    contains "$(as alice pm2rs logs api --nostream --lines 1)" "journal of 0|api last 1 lines:"
+    since=$(inside date +%H:%M:%S)
+    seen=$(as alice pm2rs logs api --nostream --raw --since "$since")
+    lacks "$seen" "count 0"$'\n'
+    seen=$(as alice pm2rs logs api --nostream --raw --err --until now)
+    lacks "$seen" count
+    # Files that bear no times are not needed where the journal does.
+    contains "$(as alice pm2rs logs other --since 1h --nostream)" "count 0"
+    # What anybody else writes into the journal under an app's name is not the app's.
+    printf 'MESSAGE=forged\nPM2RS_APP=api\nPM2RS_PROCESS=0\nPM2RS_UID=%s\nPM2RS_STREAM=out\n' "$(inside id -u alice)" |
+        as alice logger --journald
+    eventually_journal 'length == 1' MESSAGE=forged
+    same "$(as alice pm2rs logs api --nostream --raw --grep forged)" ""
+}
+
+test_a_follower_outlives_the_daemon() {
+    local follower
+    as alice pm2rs logs api --raw --lines 0 --out 2>/dev/null | grep --line-buffered ^count >"$output/followed" &
+    follower=$!
+    eventually 10 followed 20
+    inside systemctl kill --kill-whom=main --signal=KILL pm2rs
+    eventually 20 followed $(($(wc -l <"$output/followed") + 100))
+    inside pkill -INT -f 'logs api --raw'
+    wait "$follower" || true
+    awk '{ if (NR > 1 && $2 != before + 1) { print "after", before, "comes", $0; bad = 1 }; before = $2 } END { exit bad }' \
+        "$output/followed"
+    # And what was written before is there still.
+    same "$(as alice pm2rs logs api --nostream --raw --lines 100000 --grep '^count 0$')" "count 0"
+}
+followed() { [ "$(wc -l <"$output/followed")" -ge "$1" ]; }
 
 test_a_restarted_journal_gets_every_line() {
     local first last lines

@@ -1,26 +1,34 @@
-//! Commands about logs: logs, flush, reloadLogs.
+//! `logs`: what was written and what is being written.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use jiff::Zoned;
 use jiff::tz::TimeZone;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::unix::pipe;
+use regex::Regex;
 use tokio::signal::unix::{SignalKind, signal};
+use zbus::export::ordered_stream::OrderedStreamExt;
 
 use super::lifetime;
+use super::log_files::daemon_log;
 use super::targets::not_found;
 use crate::api::{self, Client, LogsDict};
 use crate::cli::args::LogsArgs;
 use crate::cli::console::Paint;
 use crate::cli::exit::Failure;
-use crate::cli::render::log_line::{Form, Look, Record, who};
+use crate::cli::records::{Record, Records, Shown};
+use crate::cli::render::log_line::{self, Form, Look, who};
 use crate::cli::render::row::Row;
 use crate::cli::session::Session;
+use crate::cli::when;
 
-/// Longest record that is taken from the daemon; it cuts lines far below that.
-const RECORD_BOUND: u64 = 4 << 20;
+/// Last lines of each file, unless something else is asked for.
+const LINES: u32 = 15;
+/// How long a daemon that went away may take to come back.
+const COMEBACK: Duration = Duration::from_secs(5);
+/// Last lines of each file in which those are looked for that came while there was no daemon.
+const CATCH_UP: u32 = 10_000;
 /// Bytes at the end of the daemon's log in which its last lines are looked for.
 const DAEMON_TAIL_BOUND: u64 = 256 << 10;
 /// Width before the bar where it is not fitted to the names.
@@ -29,10 +37,9 @@ const TAIL_WIDTH: usize = 10;
 /// `logs`: the last lines of each file, then what comes.
 ///
 /// # Errors
-/// For a target that stands for nothing, a wrong number of lines.
+/// For a target that stands for nothing, a wrong number of lines, time or regular expression.
 pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
-    let lines: u32 =
-        args.lines.parse().map_err(|_| Failure::error(format!("--lines takes a number, not `{}`", args.lines)))?;
+    let filter = Filter::of(args)?;
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
     let form = match (session.options.json, args.format, args.raw) {
@@ -48,14 +55,18 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
         colours: session.console.colours,
         zone: TimeZone::system(),
     };
-    let mut view = View { session, rows: &rows, targets: targets(&args.targets), look, streams: streams(args) };
-    if lines > 0 && matches!(view.look.form, Form::Prefixed | Form::Raw) {
-        view.tail(&client, lines).await?;
+    let ends = args.nostream || filter.until.is_some();
+    // As in PM2, programs get what comes only, unless they ask for what was.
+    let looks_back = ends || filter.is_set() || matches!(look.form, Form::Prefixed | Form::Raw);
+    let mut view =
+        View { targets: targets(&args.targets), look, streams: streams(args), filter, ..View::new(session, rows) };
+    if view.filter.lines > 0 && looks_back {
+        view.tail(&client).await?;
     }
-    if args.nostream {
+    if ends {
         return Ok(());
     }
-    view.stream(&client).await
+    view.stream(client).await
 }
 
 /// Shows what the targets print from now on, as `--attach` does.
@@ -64,8 +75,8 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
 /// When the daemon goes away.
 pub async fn follow(session: &Session, client: &Client, followed: &[String]) -> Result<(), Failure> {
     let rows = session.rows(client).await?;
-    let mut view = View { session, rows: &rows, targets: followed.to_vec(), look: plain(session), streams: "all" };
-    view.stream(client).await
+    let mut view = View { targets: followed.to_vec(), ..View::new(session, rows) };
+    view.stream(client.clone()).await
 }
 
 /// Shows what everything prints until this command is told to end, then ends everything: `--no-daemon`.
@@ -107,62 +118,118 @@ fn streams(args: &LogsArgs) -> &'static str {
     }
 }
 
+/// Which lines are shown.
+#[derive(Debug, Default)]
+struct Filter {
+    /// Of what is there, so many last lines of each file.
+    lines: u32,
+    since: Option<i64>,
+    until: Option<i64>,
+    pattern: Option<Regex>,
+}
+
+impl Filter {
+    fn of(args: &LogsArgs) -> Result<Filter, Failure> {
+        let now = Zoned::now();
+        let time = |typed: &Option<String>| typed.as_deref().map(|typed| when::read(typed, &now)).transpose();
+        let (since, until) = (time(&args.since)?, time(&args.until)?);
+        let lines = match &args.lines {
+            Some(lines) => {
+                lines.parse().map_err(|_| Failure::error(format!("--lines takes a number, not `{lines}`")))?
+            }
+            None if since.is_some() => u32::MAX,
+            None => LINES,
+        };
+        let pattern = args.grep.as_deref().map(|typed| {
+            Regex::new(typed).map_err(|_| Failure::error(format!("`{typed}` is not a valid regular expression")))
+        });
+        Ok(Filter { lines, since, until, pattern: pattern.transpose()? })
+    }
+
+    fn is_set(&self) -> bool {
+        self.since.is_some() || self.until.is_some() || self.pattern.is_some()
+    }
+
+    fn lets_through(&self, record: &Record) -> bool {
+        record.missed > 0 || self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(&record.message))
+    }
+}
+
 /// What is shown of whom, and how.
 struct View<'a> {
     session: &'a Session,
-    rows: &'a [Row],
+    rows: Vec<Row>,
     targets: Vec<String>,
     look: Look,
     streams: &'static str,
+    filter: Filter,
+    /// Names before the bar, and their widths.
+    widths: BTreeMap<(u32, String), usize>,
+    shown: Shown,
 }
 
-impl View<'_> {
-    async fn open(&self, client: &Client, lines: u32, follow: bool) -> Result<Records, Failure> {
+impl<'a> View<'a> {
+    /// Of everything, without options.
+    fn new(session: &'a Session, rows: Vec<Row>) -> View<'a> {
+        let (look, filter, targets) = (plain(session), Filter::default(), Vec::new());
+        let (widths, shown) = (BTreeMap::new(), Shown::default());
+        View { session, rows, targets, look, streams: "all", filter, widths, shown }
+    }
+
+    async fn open(&self, client: &Client, options: LogsDict) -> Result<Records, Failure> {
         let targets: Vec<&str> = self.targets.iter().map(String::as_str).collect();
-        let options = LogsDict { lines, follow, streams: self.streams.to_owned() };
+        let options = LogsDict { streams: self.streams.to_owned(), ..options };
         let pipe = client.manager().open_logs(&targets, &options).await.map_err(|error| match error {
-            api::Error::NoSuchTarget(target) => Failure::Error(not_found(self.rows, &target)),
+            api::Error::NoSuchTarget(target) => Failure::Error(not_found(&self.rows, &target)),
             other => other.into(),
         })?;
         Records::of(pipe.into())
     }
 
     /// The last lines, file by file.
-    async fn tail(&mut self, client: &Client, lines: u32) -> Result<(), Failure> {
-        let mut records = self.open(client, lines, false).await?;
+    async fn tail(&mut self, client: &Client) -> Result<(), Failure> {
+        let Filter { lines, since, until, ref pattern } = self.filter;
+        let grep = pattern.as_ref().map(ToString::to_string);
+        let options = LogsDict { lines, since, until, grep, ..LogsDict::default() };
+        let mut records = self.open(client, options).await?;
         let console = &self.session.console;
-        if self.look.form == Form::Prefixed {
+        let titled = self.look.form == Form::Prefixed;
+        let what = if lines == u32::MAX { "all lines".to_owned() } else { format!("last {lines} lines") };
+        if titled {
             let whom = if self.targets.is_empty() { "all".to_owned() } else { self.targets.join(" ") };
-            let text = format!(
-                "[TAILING] Tailing last {lines} lines for [{whom}] processes (change the value with --lines option)"
-            );
+            let text =
+                format!("[TAILING] Tailing {what} for [{whom}] processes (change the value with --lines option)");
             console.say(Paint::Grey.on(console.colours, &text));
         }
-        if self.targets.is_empty() && self.streams == "all" && self.look.form == Form::Prefixed {
+        if titled && self.targets.is_empty() && self.streams == "all" && !self.filter.is_set() {
             self.tail_of_daemon(client, lines).await;
         }
-        let mut files: Vec<((u32, String), Vec<Record>)> = Vec::new();
+        let mut file = None;
         while let Some(record) = records.next().await? {
-            let file = (record.process_id, record.stream.clone());
-            match files.iter_mut().find(|(known, _)| *known == file) {
-                Some((_, of_file)) => of_file.push(record),
-                None => files.push((file, vec![record])),
+            let place = self.place(&record);
+            if titled && file.as_ref() != Some(&place) {
+                if file.is_some() {
+                    console.say("");
+                }
+                console.say(Paint::Grey.on(console.colours, &format!("{place} {what}:")));
+                file = Some(place);
             }
+            self.print(&record, TAIL_WIDTH);
         }
-        for ((id, stream), of_file) in files {
-            let row = self.rows.iter().find(|row| row.id == u64::from(id));
-            let path = row.map(|row| if stream == "err" { &row.error_path } else { &row.out_path });
-            if let (Form::Prefixed, Some(path)) = (&self.look.form, path) {
-                console.say(Paint::Grey.on(console.colours, &format!("{path} last {lines} lines:")));
-            }
-            for record in &of_file {
-                self.print(record, TAIL_WIDTH);
-            }
-            if self.look.form == Form::Prefixed {
-                console.say("");
-            }
+        if file.is_some() {
+            console.say("");
         }
         Ok(())
+    }
+
+    /// What a line that was written before was read from.
+    fn place(&self, record: &Record) -> String {
+        let row = self.rows.iter().find(|row| row.id == u64::from(record.process_id));
+        let path = row.map(|row| if record.stream == "err" { &row.error_path } else { &row.out_path });
+        match path.filter(|path| !path.is_empty() && path.as_str() != "/dev/null") {
+            Some(path) => path.clone(),
+            None => format!("journal of {}", who(record)),
+        }
     }
 
     /// The last lines that a private daemon itself wrote; the services' are in the journal.
@@ -187,17 +254,75 @@ impl View<'_> {
         console.say("");
     }
 
-    /// What comes, until the daemon ends.
-    async fn stream(&mut self, client: &Client) -> Result<(), Failure> {
-        let mut records = self.open(client, 0, true).await?;
-        let mut widths: BTreeMap<(u32, String), usize> = BTreeMap::new();
-        while let Some(record) = records.next().await? {
-            let width = who(&record).chars().count() + 1;
-            widths.insert((record.process_id, record.app_name.clone()), width);
-            let width = widths.values().copied().max().unwrap_or(width);
-            self.print(&record, width);
+    /// What comes, until the daemon ends for good.
+    async fn stream(&mut self, mut client: Client) -> Result<(), Failure> {
+        let mut records = self.open(&client, LogsDict { lines: 0, follow: true, ..LogsDict::default() }).await?;
+        loop {
+            self.show(&client, &mut records).await?;
+            // Apps outlive their daemon, and so does who follows them.
+            let Some(next) = self.session.choice.again(COMEBACK).await else { return Ok(()) };
+            client = next;
+            self.rows = self.session.rows(&client).await?;
+            let options = LogsDict { lines: CATCH_UP, follow: true, ..LogsDict::default() };
+            records = self.open(&client, options).await?;
+            let mut written = Vec::new();
+            while let Some(record) = records.next().await?.filter(|record| !record.live) {
+                written.push(record);
+            }
+            for record in self.shown.missing_of(written) {
+                self.show_one(&record);
+            }
         }
-        Ok(())
+    }
+
+    /// Lines, and for programs what happens to processes, until the daemon goes away.
+    async fn show(&mut self, client: &Client, records: &mut Records) -> Result<(), Failure> {
+        if self.look.form != Form::Json {
+            while let Some(record) = records.next().await? {
+                self.show_one(&record);
+            }
+            return Ok(());
+        }
+        let mut events = client.manager().receive_process_event().await.map_err(api::Error::from)?;
+        client.hear_signals().await?;
+        loop {
+            tokio::select! {
+                record = records.next() => match record? {
+                    Some(record) => self.show_one(&record),
+                    None => return Ok(()),
+                },
+                Some(event) = events.next() => {
+                    let Ok(event) = event.args() else { continue };
+                    if self.concerns(client, event.process).await {
+                        self.session.console.print(&log_line::event(event.at, event.event, event.name));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a process is one of those that are followed.
+    async fn concerns(&self, client: &Client, process: u32) -> bool {
+        if self.targets.is_empty() {
+            return true;
+        }
+        let targets: Vec<&str> = self.targets.iter().map(String::as_str).collect();
+        // A target that stands for nothing any more, as the last of it was deleted, stood for what it was at first.
+        match client.manager().resolve(&targets).await {
+            Ok(ids) => ids.contains(&process),
+            Err(_) => self.rows.iter().any(|row| row.id == u64::from(process)),
+        }
+    }
+
+    fn show_one(&mut self, record: &Record) {
+        self.shown.add(record);
+        if !self.filter.lets_through(record) {
+            return;
+        }
+        let width = who(record).chars().count() + 1;
+        self.widths.insert((record.process_id, record.app_name.clone()), width);
+        let width = self.widths.values().copied().max().unwrap_or(width);
+        self.print(record, width);
     }
 
     fn print(&self, record: &Record, width: usize) {
@@ -213,86 +338,4 @@ impl View<'_> {
             self.session.console.print(&line);
         }
     }
-}
-
-/// The records in a pipe from the daemon.
-pub struct Records {
-    pipe: BufReader<pipe::Receiver>,
-}
-
-impl Records {
-    /// Of the pipe's read end.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn of(pipe: std::os::fd::OwnedFd) -> Result<Records, Failure> {
-        let pipe = pipe::Receiver::from_owned_fd(pipe)
-            .map_err(|error| Failure::error(format!("cannot read the logs from the daemon: {error}")))?;
-        Ok(Records { pipe: BufReader::new(pipe) })
-    }
-
-    /// The next record; none at the end.
-    ///
-    /// # Errors
-    /// When the pipe breaks or what is in it is no record.
-    pub async fn next(&mut self) -> Result<Option<Record>, Failure> {
-        let mut line = Vec::new();
-        let read = (&mut self.pipe).take(RECORD_BOUND).read_until(b'\n', &mut line).await;
-        let cannot = |error: &dyn std::fmt::Display| Failure::error(format!("cannot read the logs: {error}"));
-        if read.map_err(|error| cannot(&error))? == 0 {
-            return Ok(None);
-        }
-        serde_json::from_slice(&line).map(Some).map_err(|error| cannot(&error))
-    }
-}
-
-/// A private daemon's own log.
-async fn daemon_log(client: &Client) -> Option<PathBuf> {
-    let private = client.manager().mode().await.is_ok_and(|mode| mode == "private");
-    let home = client.manager().home().await.ok()?;
-    Some(Path::new(&home).join("pm2.log")).filter(|path| private && path.exists())
-}
-
-/// `flush`: empties log files; without a target those of everything, the private daemon's own included.
-///
-/// # Errors
-/// For a target that stands for nothing.
-pub async fn flush(session: &Session, target: Option<&str>) -> Result<(), Failure> {
-    let client = session.daemon().await?;
-    let rows = session.rows(&client).await?;
-    let target = target.filter(|target| *target != "all");
-    let targets: Vec<&str> = target.into_iter().collect();
-    let ids = match target {
-        Some(target) => client.manager().resolve(&[target]).await.map_err(|error| match error {
-            api::Error::NoSuchTarget(target) => Failure::Error(not_found(&rows, &target)),
-            other => other.into(),
-        })?,
-        None => Vec::new(),
-    };
-    client.manager().flush_logs(&targets).await?;
-    if let (None, Some(path)) = (target, daemon_log(&client).await) {
-        session.console.info(format!("Flushing {}", path.display()));
-        let emptied = std::fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(0));
-        emptied.map_err(|error| Failure::error(format!("cannot empty `{}`: {error}", path.display())))?;
-    }
-    for row in rows.iter().filter(|row| target.is_none() || ids.iter().any(|id| u64::from(*id) == row.id)) {
-        session.console.info("Flushing:");
-        for path in [&row.out_path, &row.error_path].into_iter().filter(|path| !path.is_empty()) {
-            session.console.info(path);
-        }
-    }
-    session.console.info("Logs flushed");
-    Ok(())
-}
-
-/// `reloadLogs`.
-///
-/// # Errors
-/// When the daemon cannot open them.
-pub async fn reopen(session: &Session) -> Result<(), Failure> {
-    let client = session.daemon().await?;
-    session.console.info("Reloading all logs...");
-    client.manager().reopen_logs().await?;
-    session.console.info("All logs reloaded");
-    Ok(())
 }

@@ -2,11 +2,11 @@
 
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
-use super::logs::Records;
 use super::targets;
 use crate::api::{Client, LogsDict};
 use crate::cli::args::{AttachArgs, SendArgs, SendSignalArgs, TriggerArgs};
 use crate::cli::exit::{Failure, no_such_target};
+use crate::cli::records::Records;
 use crate::cli::session::Session;
 
 /// `sendSignal SIGNAL NAME|ID`.
@@ -43,7 +43,7 @@ pub async fn line(session: &Session, args: &SendArgs) -> Result<(), Failure> {
 pub async fn attach(session: &Session, args: &AttachArgs) -> Result<(), Failure> {
     let client = session.daemon().await?;
     let id = known(session, &client, &args.id).await?;
-    let options = LogsDict { lines: 0, follow: true, streams: "all".to_owned() };
+    let options = LogsDict { lines: 0, follow: true, ..LogsDict::default() };
     let pipe = client.manager().open_logs(&[args.id.as_str()], &options).await?;
     let mut records = Records::of(pipe.into())?;
     let mut typed = BufReader::new(stdin()).lines();

@@ -8,6 +8,7 @@ mod ecosystem;
 mod file;
 mod lifetime;
 mod list;
+mod log_files;
 mod logs;
 mod manual;
 mod message;
@@ -48,8 +49,8 @@ pub async fn run(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Describe(args) => describe::describe(session, &args.target).await,
         Command::Env(args) => describe::environment(session, &args.id).await,
         Command::Logs(args) => logs::logs(session, args).await,
-        Command::Flush(args) => logs::flush(session, args.target.as_deref()).await,
-        Command::ReloadLogs => logs::reopen(session).await,
+        Command::Flush(args) => log_files::flush(session, args.target.as_deref()).await,
+        Command::ReloadLogs => log_files::reopen(session).await,
         Command::SendSignal(args) => message::signal(session, args).await,
         Command::Send(args) => message::line(session, args).await,
         Command::Attach(args) => message::attach(session, args).await,

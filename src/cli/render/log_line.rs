@@ -2,30 +2,10 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::cli::console::Paint;
-
-/// A line of output, as the daemon sends it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Record {
-    /// PM2's `pm_id`.
-    pub process_id: u32,
-    /// Its app's name.
-    pub app_name: String,
-    /// `out` or `err`.
-    #[serde(rename = "type")]
-    pub stream: String,
-    /// Milliseconds since the epoch; 0 where that is not known.
-    #[serde(default)]
-    pub timestamp: i64,
-    /// The line, without its end.
-    pub message: String,
-    /// Lines that were left out before this one, because we read too slowly.
-    #[serde(default)]
-    pub missed: u64,
-}
+use crate::cli::records::Record;
 
 /// How lines are shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +81,18 @@ impl Look {
     }
 }
 
+/// What happened to a process, among lines as JSON.
+pub fn event(at: u64, event: &str, app_name: &str) -> String {
+    let time = Timestamp::from_millisecond(i64::try_from(at).unwrap_or(i64::MAX)).unwrap_or_default();
+    let object = json!({
+        "timestamp": format!("{time:.3}"),
+        "type": "process_event",
+        "status": event,
+        "app_name": app_name,
+    });
+    format!("{object}\n")
+}
+
 /// `0|name`, what stands before the bar.
 pub fn who(record: &Record) -> String {
     format!("{}|{}", record.process_id, record.app_name)
@@ -166,7 +158,7 @@ mod tests {
             stream: stream.to_owned(),
             timestamp: 1_795_225_850_123,
             message: "listening on 3000".to_owned(),
-            missed: 0,
+            ..Record::default()
         }
     }
 
@@ -187,6 +179,15 @@ mod tests {
         assert_eq!(
             look(Form::Pairs).line(&record("err"), 6),
             "timestamp=2026-11-21-01:50:50+0000 app=api id=0 type=error message=listening on 3000\n"
+        );
+    }
+
+    #[test]
+    fn events_are_pm2s() {
+        assert_eq!(
+            event(1_795_225_850_123, "restart", "api"),
+            "{\"timestamp\":\"2026-11-21T01:50:50.123Z\",\"type\":\"process_event\",\"status\":\"restart\",\
+             \"app_name\":\"api\"}\n"
         );
     }
 

@@ -1,0 +1,59 @@
+//! Commands about log files: flush, reloadLogs.
+
+use std::path::{Path, PathBuf};
+
+use super::targets::not_found;
+use crate::api::{self, Client};
+use crate::cli::exit::Failure;
+use crate::cli::session::Session;
+
+/// A private daemon's own log.
+pub async fn daemon_log(client: &Client) -> Option<PathBuf> {
+    let private = client.manager().mode().await.is_ok_and(|mode| mode == "private");
+    let home = client.manager().home().await.ok()?;
+    Some(Path::new(&home).join("pm2.log")).filter(|path| private && path.exists())
+}
+
+/// `flush`: empties log files; without a target those of everything, the private daemon's own included.
+///
+/// # Errors
+/// For a target that stands for nothing.
+pub async fn flush(session: &Session, target: Option<&str>) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    let rows = session.rows(&client).await?;
+    let target = target.filter(|target| *target != "all");
+    let targets: Vec<&str> = target.into_iter().collect();
+    let ids = match target {
+        Some(target) => client.manager().resolve(&[target]).await.map_err(|error| match error {
+            api::Error::NoSuchTarget(target) => Failure::Error(not_found(&rows, &target)),
+            other => other.into(),
+        })?,
+        None => Vec::new(),
+    };
+    client.manager().flush_logs(&targets).await?;
+    if let (None, Some(path)) = (target, daemon_log(&client).await) {
+        session.console.info(format!("Flushing {}", path.display()));
+        let emptied = std::fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(0));
+        emptied.map_err(|error| Failure::error(format!("cannot empty `{}`: {error}", path.display())))?;
+    }
+    for row in rows.iter().filter(|row| target.is_none() || ids.iter().any(|id| u64::from(*id) == row.id)) {
+        session.console.info("Flushing:");
+        for path in [&row.out_path, &row.error_path].into_iter().filter(|path| !path.is_empty()) {
+            session.console.info(path);
+        }
+    }
+    session.console.info("Logs flushed");
+    Ok(())
+}
+
+/// `reloadLogs`.
+///
+/// # Errors
+/// When the daemon cannot open them.
+pub async fn reopen(session: &Session) -> Result<(), Failure> {
+    let client = session.daemon().await?;
+    session.console.info("Reloading all logs...");
+    client.manager().reopen_logs().await?;
+    session.console.info("All logs reloaded");
+    Ok(())
+}

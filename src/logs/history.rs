@@ -1,0 +1,576 @@
+//! What was written before: the last lines of log files, rotated ones included, and of the journal.
+//!
+//! Searched in a thread of its own for each request, so that the log path never waits for it. Must never hold more than
+//! what is asked for, and ends early when nobody reads.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use flate2::read::MultiGzDecoder;
+use jiff::Timestamp;
+use regex::bytes::Regex;
+use serde::Deserialize;
+
+use super::dayjs;
+use super::file::Place;
+use super::follow::append_record;
+use super::format::{Form, Origin};
+use super::rotation::{self, Kept, Names};
+use super::tail::{self, Remembered};
+use crate::core::ProcessId;
+use crate::sys::identity::Identity;
+use crate::sys::pipe;
+
+/// Bytes that one file or process can contribute.
+const MAX_BYTES: usize = 16 << 20;
+/// Longest line that is read in one piece.
+const MAX_LINE: u64 = 1 << 20;
+/// Searches at a time.
+const MAX_SEARCHES: usize = 8;
+/// Lines between two looks whether somebody still reads.
+const LOOK_EVERY: usize = 4096;
+/// A reader that takes nothing for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Which lines are wanted.
+#[derive(Debug, Clone)]
+pub struct Search {
+    /// So many last ones of each file, or of each process where the journal has them.
+    pub lines: u32,
+    /// Standard output wanted.
+    pub out: bool,
+    /// Standard error wanted.
+    pub err: bool,
+    /// Only those written since then, milliseconds since the epoch.
+    pub since: Option<i64>,
+    /// Only those written until then.
+    pub until: Option<i64>,
+    /// Only those in which this is found.
+    pub pattern: Option<Regex>,
+}
+
+impl Search {
+    /// The last lines of both streams.
+    #[must_use]
+    pub fn last(lines: u32) -> Search {
+        Search { lines, out: true, err: true, since: None, until: None, pattern: None }
+    }
+
+    fn is_timed(&self) -> bool {
+        self.since.is_some() || self.until.is_some()
+    }
+
+    fn wants_all(&self) -> bool {
+        !self.is_timed() && self.pattern.is_none()
+    }
+
+    fn wants(&self, timestamp: i64, text: &[u8]) -> bool {
+        self.since.is_none_or(|since| since <= timestamp)
+            && self.until.is_none_or(|until| timestamp <= until)
+            && self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(text))
+    }
+
+    fn count(&self) -> usize {
+        usize::try_from(self.lines).unwrap_or(usize::MAX)
+    }
+}
+
+/// A log file and what its rotated ones are called.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    /// Standard error's.
+    pub err: bool,
+    /// Where it is.
+    pub place: Place,
+    /// Names of its rotated files.
+    pub names: Option<Names>,
+}
+
+/// Where the lines of one process are.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// Whose.
+    pub process: ProcessId,
+    /// Its app's name.
+    pub app_name: String,
+    /// The user it runs as.
+    pub uid: u32,
+    /// How lines are written into its files.
+    pub form: Form,
+    /// Its files.
+    pub shelves: Vec<Shelf>,
+    /// Whether the journal has its lines.
+    pub journal: bool,
+    /// Its last lines, if they are in no file.
+    pub memory: Vec<Remembered>,
+}
+
+/// What is found, on its way to whoever asked.
+struct Out {
+    pipe: File,
+}
+
+impl Out {
+    /// False when nobody reads any more.
+    fn write(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            match self.pipe.write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !pipe::wait_for_room(&self.pipe, PATIENCE) {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn is_read(&self) -> bool {
+        !pipe::is_abandoned(&self.pipe)
+    }
+}
+
+/// The newest lines found so far, within bounds.
+#[derive(Debug, Default)]
+struct Found {
+    lines: VecDeque<(i64, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Found {
+    fn push(&mut self, timestamp: i64, text: Vec<u8>, most: usize) {
+        self.bytes += text.len();
+        self.lines.push_back((timestamp, text));
+        while self.lines.len() > most || self.bytes > MAX_BYTES {
+            let Some((_, oldest)) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len();
+        }
+    }
+
+    /// Puts older lines before those that are there.
+    fn prepend(&mut self, older: Found, most: usize) {
+        for (timestamp, text) in older.lines.into_iter().rev() {
+            if self.lines.len() >= most || self.bytes + text.len() > MAX_BYTES {
+                break;
+            }
+            self.bytes += text.len();
+            self.lines.push_front((timestamp, text));
+        }
+    }
+}
+
+static SEARCHES: AtomicUsize = AtomicUsize::new(0);
+
+/// Held while a search is under way.
+struct Permit;
+
+impl Permit {
+    fn take() -> io::Result<Permit> {
+        let taken = SEARCHES.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < MAX_SEARCHES).then_some(n + 1));
+        taken.map(|_| Permit).map_err(|_| io::Error::other("too many others search the logs just now"))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        SEARCHES.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Begins a search; what it finds comes out of the pipe as [`super::Logs::follow`] has it, the file that was written to
+/// longest ago first.
+///
+/// # Errors
+/// When there are no descriptors or threads left, when too many search already, or when a file does not tell when its
+/// lines were written and that is asked.
+pub fn search(mut archives: Vec<Archive>, search: Search) -> io::Result<OwnedFd> {
+    for archive in archives.iter_mut().filter(|archive| search.is_timed() && !archive.tells_time()) {
+        if !archive.journal {
+            let name = &archive.app_name;
+            return Err(io::Error::other(format!(
+                "the log files of `{name}` do not tell when a line was written: set `time`, or `log_type: json`, or log to the journal"
+            )));
+        }
+        archive.shelves.clear();
+    }
+    let permit = Permit::take()?;
+    let (reader, writer) = pipe::with_nonblocking_writer()?;
+    let out = Out { pipe: writer.into() };
+    std::thread::Builder::new().name("logs-search".to_owned()).spawn(move || {
+        let _permit = permit;
+        run(archives, &search, out);
+    })?;
+    Ok(reader)
+}
+
+fn run(archives: Vec<Archive>, search: &Search, mut out: Out) {
+    let mut sources = Vec::new();
+    for archive in &archives {
+        if archive.shelves.is_empty() {
+            sources.push((archive.newest(), archive, None));
+        }
+        for shelf in archive.shelves.iter().filter(|shelf| if shelf.err { search.err } else { search.out }) {
+            let modified = shelf.place.with_rights(|path| std::fs::metadata(path)?.modified());
+            sources.push((modified.unwrap_or(SystemTime::UNIX_EPOCH), archive, Some(shelf)));
+        }
+    }
+    sources.sort_by_key(|(modified, ..)| *modified);
+    for (_, archive, shelf) in sources {
+        let mut records = Vec::new();
+        let origin = |err| Origin { process: archive.process, app_name: &archive.app_name, err };
+        match shelf {
+            Some(shelf) => {
+                let found = archive.in_files(shelf, search, &out);
+                found.lines.iter().for_each(|(at, text)| append_record(&mut records, origin(shelf.err), *at, text));
+            }
+            None => {
+                let mut lines = if archive.journal { in_journal(archive, search, &out) } else { Vec::new() };
+                if lines.is_empty() {
+                    lines = archive.in_memory(search);
+                }
+                lines.iter().for_each(|line| append_record(&mut records, origin(line.err), line.timestamp, &line.text));
+            }
+        }
+        if !out.write(&records) {
+            return;
+        }
+    }
+}
+
+impl Archive {
+    fn tells_time(&self) -> bool {
+        match &self.form {
+            Form::Raw => self.shelves.is_empty(),
+            Form::Timed(format) | Form::Json(Some(format)) => dayjs::Reader::of(format).is_some(),
+            Form::Json(None) => true,
+        }
+    }
+
+    fn newest(&self) -> SystemTime {
+        let newest = self.memory.last().and_then(|line| Timestamp::from_millisecond(line.timestamp).ok());
+        newest.map_or(SystemTime::UNIX_EPOCH, SystemTime::from)
+    }
+
+    fn in_memory(&self, search: &Search) -> Vec<Remembered> {
+        let wanted = self.memory.iter().rev().filter(|line| {
+            (if line.err { search.err } else { search.out }) && search.wants(line.timestamp, &line.text)
+        });
+        let mut lines: Vec<Remembered> = wanted.take(search.count()).cloned().collect();
+        lines.reverse();
+        lines
+    }
+
+    /// The last lines that are wanted, from the newest file back to the oldest, until there are enough.
+    fn in_files(&self, shelf: &Shelf, search: &Search, out: &Out) -> Found {
+        let mut found = Found::default();
+        let mut files = vec![(shelf.place.path.clone(), false)];
+        let mut rotated = match &shelf.names {
+            Some(names) => shelf.place.with_rights(|path| list(path, names)).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        rotation::newest_first(&mut rotated);
+        files.extend(rotated.into_iter().map(|kept| (kept.path, kept.rotated.compressed)));
+        for (path, compressed) in files {
+            let most = search.count().saturating_sub(found.lines.len());
+            if most == 0 || !out.is_read() {
+                break;
+            }
+            let place = Place { path, ..shelf.place.clone() };
+            // A file that was removed or rotated on meanwhile has nothing to give.
+            let Ok(older) = self.in_file(&place, compressed, search, most, out) else { continue };
+            found.prepend(older, search.count());
+        }
+        found
+    }
+
+    fn in_file(&self, place: &Place, compressed: bool, search: &Search, most: usize, out: &Out) -> io::Result<Found> {
+        let mut found = Found::default();
+        let mut clock = Clock::of(&self.form);
+        if !compressed && search.wants_all() {
+            for line in tail::of_file(place, most)?.1 {
+                let (timestamp, text) = clock.read(&line);
+                found.push(timestamp, text, most);
+            }
+            return Ok(found);
+        }
+        let file = place.with_rights(|path| {
+            // Opening a fifo waits.
+            if std::fs::metadata(path)?.is_file() { File::open(path) } else { Err(io::ErrorKind::InvalidInput.into()) }
+        })?;
+        let mut reader: Box<dyn BufRead> = if compressed {
+            Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(file))))
+        } else {
+            Box::new(BufReader::with_capacity(64 << 10, file))
+        };
+        let mut line = Vec::new();
+        for n in 1usize.. {
+            line.clear();
+            if (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            let (timestamp, text) = clock.read(line.strip_suffix(b"\n").unwrap_or(&line));
+            if search.wants(timestamp, &text) {
+                found.push(timestamp, text, most);
+            }
+            if n.is_multiple_of(LOOK_EVERY) && !out.is_read() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The rotated files beside this one.
+fn list(path: &std::path::Path, names: &Names) -> io::Result<Vec<Kept>> {
+    let (mut files, names) = (Vec::new(), names.recognizer());
+    for entry in std::fs::read_dir(path.parent().unwrap_or(std::path::Path::new("/")))? {
+        let entry = entry?;
+        let Some(rotated) = names.parse(&entry.file_name()) else { continue };
+        let Ok(meta) = entry.metadata() else { continue };
+        files.push(Kept { path: entry.path(), size: meta.len(), modified: meta.modified()?, rotated });
+    }
+    Ok(files)
+}
+
+/// Reads time and text of a file's lines, one after the other.
+#[derive(Debug)]
+pub struct Clock<'a> {
+    form: &'a Form,
+    reader: Option<dayjs::Reader>,
+    /// Of the line before: one that tells no time has come at the same time.
+    last: i64,
+}
+
+#[derive(Deserialize)]
+struct JsonLine {
+    message: String,
+    #[serde(default)]
+    timestamp: String,
+}
+
+impl Clock<'_> {
+    /// At the first line of a file.
+    #[must_use]
+    pub fn of(form: &Form) -> Clock<'_> {
+        let reader = match form {
+            Form::Timed(format) | Form::Json(Some(format)) => dayjs::Reader::of(format),
+            Form::Raw | Form::Json(None) => None,
+        };
+        Clock { form, reader, last: 0 }
+    }
+
+    /// When the line came, milliseconds since the epoch or 0, and what the process wrote. The time that the file shows
+    /// before it stays, as in PM2.
+    pub fn read(&mut self, line: &[u8]) -> (i64, Vec<u8>) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Form::Json(_) = self.form
+            && let Ok(json) = serde_json::from_slice::<JsonLine>(line)
+        {
+            let timestamp = match &self.reader {
+                Some(reader) => reader.read(json.timestamp.as_bytes()),
+                None => json.timestamp.parse::<Timestamp>().ok().map(Timestamp::as_millisecond),
+            };
+            self.last = timestamp.unwrap_or(self.last);
+            return (self.last, json.message.trim_end_matches(['\r', '\n']).as_bytes().to_vec());
+        }
+        if let Some(timestamp) = self.reader.as_ref().and_then(|reader| reader.read(line)) {
+            self.last = timestamp;
+        }
+        (self.last, line.to_vec())
+    }
+}
+
+/// What journalctl(1) tells of an entry. Text that is no UTF-8 comes as an array of bytes.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "__REALTIME_TIMESTAMP", default)]
+    realtime: String,
+    #[serde(rename = "MESSAGE", default)]
+    message: Text,
+    #[serde(rename = "PM2RS_STREAM", default)]
+    stream: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+enum Text {
+    Utf8(String),
+    Bytes(Vec<u8>),
+    #[default]
+    None,
+}
+
+impl Text {
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Text::Utf8(text) => text.into_bytes(),
+            Text::Bytes(bytes) => bytes,
+            Text::None => Vec::new(),
+        }
+    }
+}
+
+/// Ends journalctl when it has told enough.
+struct Journalctl(Child);
+
+impl Drop for Journalctl {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The last lines in the journal that are wanted, the oldest first. None where there is no journalctl(1), or it may not
+/// read the journal.
+fn in_journal(archive: &Archive, search: &Search, out: &Out) -> Vec<Remembered> {
+    let Ok(mut journalctl) = journalctl(archive, search) else { return Vec::new() };
+    let Some(output) = journalctl.0.stdout.take() else { return Vec::new() };
+    let mut reader = BufReader::with_capacity(64 << 10, output);
+    let (mut lines, mut bytes, mut line) = (Vec::new(), 0, Vec::new());
+    for n in 1usize.. {
+        line.clear();
+        let read = (&mut reader).take(MAX_LINE * 8).read_until(b'\n', &mut line);
+        if lines.len() >= search.count() || bytes > MAX_BYTES || read.is_ok_and(|read| read == 0) {
+            break;
+        }
+        if n.is_multiple_of(LOOK_EVERY) && !out.is_read() {
+            break;
+        }
+        let Ok(entry) = serde_json::from_slice::<Entry>(&line) else { continue };
+        let timestamp = entry.realtime.parse::<i64>().unwrap_or(0) / 1000;
+        let text = entry.message.into_bytes();
+        if search.wants(timestamp, &text) {
+            bytes += text.len();
+            let err = entry.stream.into_bytes() == b"err";
+            lines.push(Remembered { err, timestamp, text: text.into() });
+        }
+    }
+    lines.reverse();
+    lines
+}
+
+/// journalctl(1), the newest entry first. Only entries that we sent count: anybody may write to the journal that a line
+/// is an app's, but not that it comes from our user.
+fn journalctl(archive: &Archive, search: &Search) -> io::Result<Journalctl> {
+    let own = Identity::own().map_err(io::Error::other)?;
+    let mut command = Command::new("journalctl");
+    command.args(["--output=json", "--all", "--quiet", "--no-pager", "--reverse"]);
+    command.arg("--output-fields=MESSAGE,PM2RS_STREAM");
+    // systemd.exec(5) on LogNamespace=.
+    if let Ok(namespace) = std::env::var("LOG_NAMESPACE") {
+        command.arg(format!("--namespace={namespace}"));
+    }
+    let seconds = |ms: i64| format!("@{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
+    command.args(search.since.map(|since| format!("--since={}", seconds(since))));
+    // The time of an entry is in microseconds; what came within the millisecond counts.
+    command.args(search.until.map(|until| format!("--until={}", seconds(until.saturating_add(1)))));
+    match (search.out, search.err) {
+        (true, false) => command.arg("PM2RS_STREAM=out"),
+        (false, true) => command.arg("PM2RS_STREAM=err"),
+        _ => command.args(["PM2RS_STREAM=out", "PM2RS_STREAM=err"]),
+    };
+    command.arg(format!("_UID={}", own.uid)).arg(format!("PM2RS_UID={}", archive.uid));
+    command.arg(format!("PM2RS_PROCESS={}", archive.process)).arg(format!("PM2RS_APP={}", archive.app_name));
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    Ok(Journalctl(child))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_lines_are_read_back() {
+        let line = br#"{"message":"x\n","timestamp":"2026-11-21T00:00:00.123Z","type":"out"}"#;
+        let json = Form::Json(None);
+        let mut clock = Clock::of(&json);
+        assert_eq!(clock.read(line), (1_795_219_200_123, b"x".to_vec()));
+        assert_eq!(clock.read(b"no json"), (1_795_219_200_123, b"no json".to_vec()));
+        assert_eq!(Clock::of(&Form::Raw).read(b"text\r"), (0, b"text".to_vec()));
+    }
+
+    /// The messages that a search in these files finds.
+    fn found(form: Form, files: &[(&str, &[u8])], search: Search) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        for (n, (name, content)) in files.iter().enumerate() {
+            let path = dir.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            let written = SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64 * 100);
+            File::options().append(true).open(path).unwrap().set_modified(written).unwrap();
+        }
+        let path = dir.path().join("api.log");
+        let names = Some(Names::of(&path, ""));
+        let place = Place { path, owner: Identity::own().unwrap(), ours: false };
+        let shelves = vec![Shelf { err: false, place, names }];
+        let (process, memory) = (ProcessId(0), Vec::new());
+        let archive = Archive { process, app_name: "api".to_owned(), uid: 0, form, shelves, journal: false, memory };
+        let mut text = String::new();
+        File::from(super::search(vec![archive], search).unwrap()).read_to_string(&mut text).unwrap();
+        let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        records.map(|record| record["message"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn compressed(text: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn rotated_files_are_searched_back_to_the_oldest() {
+        let oldest = compressed(b"1 a\n2 b\n3 a\n");
+        let files: [(&str, &[u8]); 4] = [
+            ("api__2026-11-20_00-00-00.log.gz", &oldest),
+            ("api__2026-11-21_00-00-00.log", b"4 b\n5 a\n"),
+            ("api__other.log", b"not one of ours: a\n"),
+            ("api.log", b"6 b\n7 a"),
+        ];
+        assert_eq!(found(Form::Raw, &files, Search::last(3)), ["5 a", "6 b", "7 a"]);
+        assert_eq!(found(Form::Raw, &files, Search::last(6)), ["2 b", "3 a", "4 b", "5 a", "6 b", "7 a"]);
+        let search = |lines| Search { pattern: Some(Regex::new("a$").unwrap()), ..Search::last(lines) };
+        assert_eq!(found(Form::Raw, &files, search(3)), ["3 a", "5 a", "7 a"]);
+        assert_eq!(found(Form::Raw, &files, search(100)), ["1 a", "3 a", "5 a", "7 a"]);
+        assert_eq!(found(Form::Raw, &files, search(0)), [""; 0]);
+    }
+
+    #[test]
+    fn times_are_those_that_the_file_shows() {
+        let text = b"2026-11-21T01:00:00Z: one\n2026-11-21T02:00:00Z: two\n  at two\n2026-11-21T03:00:00Z: three\n";
+        let form = || Form::Timed("YYYY-MM-DDTHH:mm:ssZ".to_owned());
+        let text = String::from_utf8(text.to_vec()).unwrap().replace("Z:", "+00:00:");
+        let files = [("api.log", text.as_bytes())];
+        let at =
+            |hour: &str| format!("2026-11-21T{hour}:00:00Z").parse::<Timestamp>().map(Timestamp::as_millisecond).ok();
+        let search = Search { since: at("02"), until: at("02"), ..Search::last(9) };
+        assert_eq!(found(form(), &files, search), ["2026-11-21T02:00:00+00:00: two", "  at two"]);
+        let since = Search { since: at("03"), ..Search::last(9) };
+        assert_eq!(found(form(), &files, since), ["2026-11-21T03:00:00+00:00: three"]);
+    }
+
+    #[test]
+    fn a_file_that_tells_no_time_is_not_searched_by_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { path: dir.path().join("api.log"), owner: Identity::own().unwrap(), ours: false };
+        let archive = Archive {
+            process: ProcessId(0),
+            app_name: "api".to_owned(),
+            uid: 0,
+            form: Form::Raw,
+            shelves: vec![Shelf { err: false, place, names: None }],
+            journal: false,
+            memory: Vec::new(),
+        };
+        let refused = search(vec![archive], Search { since: Some(0), ..Search::last(1) }).unwrap_err();
+        assert!(refused.to_string().starts_with("the log files of `api` do not tell when"), "{refused}");
+    }
+}
