@@ -148,6 +148,8 @@ fn effects() -> Vec<(&'static str, Value, &'static str, Value)> {
         ("log_rotate", json!({ "interval": "0 0 * * *" }), "/log/rotate/retain", json!(30)),
         ("journal", json!(true), "/log/journal", json!(true)),
         ("log_files", json!(false), "/log/files", json!(false)),
+        ("log_syslog", json!("unix:/dev/log"), "/log/syslog", json!("unix:/dev/log")),
+        ("log_syslog", json!("udp:[::1]:514"), "/log/syslog", json!("udp:[::1]:514")),
         ("watch_reload", json!(true), "/watch", Value::Null),
         ("watch_ext", json!(".js"), "/watch", Value::Null),
     ]

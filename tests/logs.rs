@@ -430,6 +430,32 @@ async fn the_journal_gets_each_line_once_and_sets_the_pace() {
     assert_eq!(rig.logs.counters(ProcessId(0)).await.dropped, 0);
 }
 
+#[tokio::test]
+async fn syslog_gets_each_line_besides_the_file() {
+    let rig = Rig::new();
+    let server = std::os::unix::net::UnixDatagram::bind(rig.path("syslog")).unwrap();
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    let spec = rig.spec(|spec| {
+        spec.log.syslog = Some(format!("unix:{}", rig.path("syslog").display()).parse().unwrap());
+    });
+    let mut pipes = rig.attach(1, 0, &spec);
+    pipes.out(b"one\ntw");
+    pipes.out(b"o\n");
+    pipes.err(b"<2>three\n");
+    let mut datagram = [0; 512];
+    let mut seen: Vec<String> = (0..3)
+        .map(|_| {
+            let length = server.recv(&mut datagram).unwrap();
+            String::from_utf8_lossy(&datagram[..length]).into_owned()
+        })
+        .map(|text| format!("{} {}", &text[..text.find('>').unwrap() + 1], text.split_once("api[").unwrap().1))
+        .collect();
+    rig.end(pipes).await;
+    seen.sort();
+    assert_eq!(seen, ["<10> 1001]: three", "<14> 1001]: one", "<14> 1001]: two"]);
+    assert_eq!(read(&rig.path("logs/api-out-0.log")), "one\ntwo\n");
+}
+
 /// Not a test: what the next one runs with a disk of its own that is about to be full.
 #[tokio::test]
 #[ignore = "started by another test, in its own mount namespace"]

@@ -116,6 +116,7 @@ pub static KEYS: &[Key] = &[
     key("log_rotate", &[], Kind::Rotate, "rotation of the log files; false leaves them to grow"),
     key("journal", &[], Kind::Bool, "write its output to the journal"),
     key("log_files", &[], Kind::Bool, "write its output to files"),
+    key("log_syslog", &[], Kind::Syslog, "send its output to syslog: `unix:/dev/log`, `udp:127.0.0.1:514`"),
     key("watch_reload", &[], Kind::Bool, "on a change reload rather than restart"),
     key("watch_ext", &[], Kind::Words, "watch only files with these extensions"),
     // What PM2 knows and nothing here needs.

@@ -6,6 +6,7 @@ use croner::parser::{CronParser, Seconds, Year};
 use serde_json::{Map, Number, Value, json};
 
 use super::units;
+use crate::core::SyslogAddress;
 
 /// Longest text a key takes: Linux's own bound of one argument is 128 KiB (execve(2), MAX_ARG_STRLEN).
 const MAX_TEXT: usize = 128 * 1024;
@@ -67,6 +68,8 @@ pub enum Kind {
     Probe,
     /// true, false, or an object of settings of log rotation.
     Rotate,
+    /// Where a syslog daemon listens.
+    Syslog,
     /// An object.
     Object,
     /// Anything.
@@ -113,6 +116,7 @@ impl Kind {
             Kind::Signal => text(value).and_then(signal).map(|s| json!(s)),
             Kind::Probe => return super::compound::check_probe(value),
             Kind::Rotate => return super::compound::check_rotate(value),
+            Kind::Syslog => text(value).filter(|s| s.parse::<SyslogAddress>().is_ok()).map(|s| json!(s)),
             Kind::Object => value.is_object().then(|| value.clone()),
             Kind::Any => Some(value.clone()),
         };
@@ -140,6 +144,7 @@ impl Kind {
             Kind::Signal => format!("signal, one of {}", STOP_SIGNALS.join(", ")),
             Kind::Probe => "URL, or object with \"http\", \"tcp\" or \"exec\"".into(),
             Kind::Rotate => "boolean or object".into(),
+            Kind::Syslog => "`unix:/PATH` or `udp:ADDRESS:PORT`".into(),
             Kind::Object => "object".into(),
             Kind::Any => "value".into(),
         }

@@ -373,6 +373,7 @@ impl<'a> Resolver<'a> {
             rotate: serde_json::from_value(rotate).unwrap_or_default(),
             journal: self.keys.get("journal").and_then(Value::as_bool),
             files: self.keys.get("log_files").and_then(Value::as_bool).or(named.then_some(true)),
+            syslog: self.text("log_syslog").and_then(|address| address.parse().ok()),
         }
     }
 

@@ -100,6 +100,7 @@ fn log(spec: &AppSpec, entry: &mut Map<String, Value>) {
         ("log_rotate", (log.rotate != AppSpec::default().log.rotate).then_some(rotate)),
         ("journal", log.journal.map(|on| json!(on))),
         ("log_files", log.files.map(|on| json!(on))),
+        ("log_syslog", log.syslog.as_ref().map(|address| json!(address))),
     ];
     entry.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
 }

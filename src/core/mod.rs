@@ -33,6 +33,7 @@ mod scale;
 mod spec;
 mod start;
 mod stop;
+mod syslog;
 mod time;
 mod timers;
 mod worker;
@@ -51,6 +52,7 @@ pub use spec::{
     AppSpec, Balance, ExecMode, FilterEnv, Instances, LogSpec, LogType, OnReloadFailure, Probe, ProbeKind, RotateSpec,
     WatchSpec, is_socket_name,
 };
+pub use syslog::{NoSyslogAddress, SyslogAddress};
 pub use time::{Now, Time};
 pub use worker::{Readiness, WORKER_TRANSITIONS, Worker, WorkerState};
 

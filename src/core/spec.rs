@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::SyslogAddress;
+
 /// A fully resolved app: absolute paths, complete environment, defaults filled in.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -368,8 +370,10 @@ pub struct LogSpec {
     pub rotate: RotateSpec,
     /// Whether lines go to the journal; `None` means in system and user mode.
     pub journal: Option<bool>,
-    /// Whether lines go to files; `None` means always, unless the journal takes them and no file was named.
+    /// Whether lines go to files; `None` means that they do.
     pub files: Option<bool>,
+    /// Where lines go besides, as syslog messages; `None` for nowhere.
+    pub syslog: Option<SyslogAddress>,
 }
 
 /// How lines are written into files.

@@ -18,9 +18,11 @@ use super::loss::Losses;
 use super::mailbox::{Command, FollowRequest, Inbox, Mailbox};
 use super::sinks::{FileId, Outlet, Sinks};
 use super::stream::{self, Stream, Turn};
+use super::syslog;
 use super::{Counters, Known, LogEvent, LogsConfig, Source, Whose, combined_path, last_lines, out_path};
 use crate::core::{AppSpec, ProcessId, WorkerId};
 use crate::sys::epoll::Interest;
+use crate::sys::identity::Identity;
 use crate::sys::poller::Poller;
 
 /// Token of the mailbox.
@@ -60,19 +62,26 @@ impl Row {
 struct Origins {
     instance: u32,
     namespace: String,
-    uid: u32,
+    identity: Identity,
     pid: u32,
     unit: Option<String>,
 }
 
 impl Origins {
+    fn syslog(&self, outlet: &Outlet, spec: &AppSpec) -> Option<Arc<syslog::Sender>> {
+        let address = spec.log.syslog.clone().filter(|_| !spec.log.disable_logs)?;
+        let (process, err) = (outlet.process, outlet.writer.err);
+        let sender = syslog::Sender::new(address, &self.identity, process, &outlet.app_name, err, self.pid);
+        Some(Arc::new(sender))
+    }
+
     fn head(&self, outlet: &Outlet) -> Arc<[u8]> {
         let sender = Sender {
             app_name: &outlet.app_name,
             process: outlet.process,
             instance: self.instance,
             namespace: &self.namespace,
-            uid: self.uid,
+            uid: self.identity.uid,
             err: outlet.writer.err,
             worker: outlet.writer.worker.0,
             pid: self.pid,
@@ -236,11 +245,15 @@ impl Collector {
             let streams = worker.streams.iter().filter_map(|(_, stream)| stream.wakes_at);
             streams.chain(departure)
         });
-        workers.chain(files).chain(self.sinks.journal.wakes_at()).min().map(|at| at.max(now))
+        let receivers = self.sinks.journal.wakes_at().into_iter().chain(self.sinks.syslog.wakes_at());
+        workers.chain(files).chain(receivers).min().map(|at| at.max(now))
     }
 
     fn on_time(&mut self, now: Instant) {
         self.sinks.wake_files(now);
+        if self.sinks.syslog.wakes_at().is_some_and(|at| at <= now) {
+            self.sinks.pump_syslog(now);
+        }
         let mut over = Vec::new();
         for (id, worker) in &mut self.workers {
             for (outlet, stream) in &mut worker.streams {
@@ -319,7 +332,7 @@ impl Collector {
         let origins = Origins {
             instance: source.instance,
             namespace: source.namespace,
-            uid: identity.uid,
+            identity: identity.clone(),
             pid: source.pid,
             unit: source.unit,
         };
@@ -338,11 +351,13 @@ impl Collector {
             file,
             combined,
             journal: None,
+            syslog: None,
             remember: journal && file.is_none() && combined.is_none(),
         };
         let mut streams = [(outlet(false, out), Stream::new(stdout)), (outlet(true, err), Stream::new(stderr))];
         for (outlet, stream) in &mut streams {
             outlet.journal = journal.then(|| origins.head(outlet));
+            outlet.syslog = origins.syslog(outlet, &spec);
             for id in [outlet.file, outlet.combined].into_iter().flatten() {
                 if let Some(file) = self.sinks.file(id) {
                     file.writers += 1;
@@ -364,6 +379,9 @@ impl Collector {
         for (outlet, _) in &mut worker.streams {
             if outlet.journal.is_some() {
                 outlet.journal = Some(worker.origins.head(outlet));
+            }
+            if let Some(sender) = &outlet.syslog {
+                outlet.syslog = Some(Arc::new(sender.with_pid(pid)));
             }
         }
     }
@@ -435,6 +453,10 @@ impl Collector {
                 }
             }
         }
+        let outlets = self.workers.values().flat_map(|worker| &worker.streams).map(|(outlet, _)| outlet);
+        let used: BTreeSet<_> =
+            outlets.filter_map(|outlet| outlet.syslog.as_ref()).map(|sender| sender.receiver().clone()).collect();
+        self.sinks.syslog.keep(|receiver| used.contains(receiver));
         self.pump_all();
         for reply in worker.departure.into_iter().flat_map(|departure| departure.replies) {
             let _ = reply.send(());
@@ -586,7 +608,12 @@ impl Collector {
     fn counters(&mut self, process: ProcessId) -> Counters {
         let files: Vec<FileId> = self.rows.get(&process).into_iter().flat_map(Row::files).collect();
         let file_error = files.into_iter().find_map(|id| self.sinks.file(id)?.error());
-        let last_error = file_error.or_else(|| self.sinks.journal.error().map(str::to_owned));
+        let receiver = self.rows.get(&process).and_then(|row| {
+            let address = row.known.spec.log.syslog.clone()?;
+            Some(syslog::Receiver { address, uid: row.known.identity.uid })
+        });
+        let syslog_error = || receiver.and_then(|receiver| self.sinks.syslog.error(&receiver));
+        let last_error = file_error.or_else(|| self.sinks.journal.error().map(str::to_owned)).or_else(syslog_error);
         let bytes = self.sinks.tally(process).bytes;
         Counters { bytes, dropped: self.sinks.losses.of(process).lines, last_error }
     }

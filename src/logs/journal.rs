@@ -85,7 +85,8 @@ fn append_field(to: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 /// syslog(3)'s severity of a line, and the line without the `<N>` that said so (sd-daemon(3)).
-fn severity<'a>(line: &Line<'a>, err: bool) -> (u8, &'a [u8]) {
+#[must_use]
+pub fn severity<'a>(line: &Line<'a>, err: bool) -> (u8, &'a [u8]) {
     let text = line.text();
     match text {
         [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] if !line.continues => (digit - b'0', rest),

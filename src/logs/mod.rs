@@ -7,6 +7,7 @@
 //! ```text
 //!   pipe ─▶ Stream ─▶ Sinks ─┬─▶ LogFile ─▶ rotated, then compressed and capped by the Housekeeper
 //!                            ├─▶ Journal
+//!                            ├─▶ Syslog
 //!                            ├─▶ Follower ─▶ pipe of whoever looks on
 //!                            └─▶ Memory (last lines, where no file has them)
 //! ```
@@ -31,6 +32,7 @@ mod rotation;
 mod sinks;
 mod split;
 mod stream;
+mod syslog;
 mod tail;
 
 use std::io;

@@ -16,6 +16,7 @@ use super::journal::{Block, Journal};
 use super::loss::{Losses, Lost};
 use super::split::{Line, Splitter};
 use super::stream::CHUNK;
+use super::syslog::{self, Syslog};
 use super::tail::Memory;
 use crate::core::{AppId, ProcessId, Uid};
 use crate::sys::pipe;
@@ -48,6 +49,8 @@ pub struct Outlet {
     pub combined: Option<FileId>,
     /// Fields of its lines in the journal; `None` when they do not go there.
     pub journal: Option<Arc<[u8]>>,
+    /// What its syslog messages bear; `None` when there are none.
+    pub syslog: Option<Arc<syslog::Sender>>,
     /// Whether the last lines are remembered, there being no file to read them from.
     pub remember: bool,
 }
@@ -86,6 +89,8 @@ pub struct Sinks {
     pub losses: Losses,
     /// The journal.
     pub journal: Journal,
+    /// Syslog daemons.
+    pub syslog: Syslog,
     tallies: BTreeMap<ProcessId, Tally>,
     null: File,
     scratch: (File, OwnedFd),
@@ -108,6 +113,7 @@ impl Sinks {
             followers: HashMap::new(),
             losses,
             journal,
+            syslog: Syslog::default(),
             tallies: BTreeMap::new(),
             null: File::options().write(true).open("/dev/null")?,
             scratch: (scratch.into(), into_scratch),
@@ -168,6 +174,7 @@ impl Sinks {
         let shared =
             |id: FileId| self.files.get(id.0).and_then(Option::as_ref).is_some_and(|shelf| shelf.file.writers > 1);
         outlet.journal.is_some()
+            || outlet.syslog.is_some()
             || outlet.remember
             || outlet.combined.is_some()
             || outlet.file.is_some_and(|id| outlet.form != Form::Raw || shared(id))
@@ -292,6 +299,7 @@ impl Sinks {
         let to_files = !direct && (outlet.file.is_some() || outlet.combined.is_some());
         let mut text = std::mem::take(&mut self.text);
         let mut block = outlet.journal.clone().map(|head| Block::new(head, outlet.process, outlet.writer.err));
+        let mut messages = outlet.syslog.as_ref().map(|sender| self.syslog.messages(sender, &wall));
         let mut memory = outlet.remember.then(|| &mut self.tallies.entry(outlet.process).or_default().memory);
         let (records, mut count) = (&mut self.records, 0);
         lines(&mut |line: Line<'_>| {
@@ -304,6 +312,9 @@ impl Sinks {
             }
             if let Some(block) = &mut block {
                 block.add(&line);
+            }
+            if let Some(messages) = &mut messages {
+                messages.add(&line);
             }
             if let Some(memory) = &mut memory {
                 memory.add(outlet.writer.err, timestamp, &line);
@@ -320,6 +331,9 @@ impl Sinks {
         }
         if let Some(block) = block {
             self.journal.submit(block, &mut self.losses, now);
+        }
+        if let Some(messages) = messages {
+            self.syslog.submit(messages, &mut self.losses, now);
         }
         text
     }
@@ -349,6 +363,11 @@ impl Sinks {
     /// Sends on what waits for the journal.
     pub fn pump_journal(&mut self, now: Instant) {
         self.journal.pump(&mut self.losses, now);
+    }
+
+    /// Sends on what waits for syslog daemons.
+    pub fn pump_syslog(&mut self, now: Instant) {
+        self.syslog.pump(&mut self.losses, now);
     }
 
     /// Does what is due in the files.
