@@ -65,7 +65,7 @@ impl Daemon {
                 self.primary.remove_process(process);
                 self.restart_triggers.forget_process(process);
                 self.reported.remove(&process);
-                self.dropped.remove(&process);
+                self.losses.remove(&process);
                 self.publish(Change::ProcessRemoved(process.0));
             }
             Action::Announce { process, event, manually } => self.announce(process, event, manually),

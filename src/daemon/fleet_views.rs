@@ -51,7 +51,7 @@ impl Daemon {
                 pid,
                 usage,
                 reported: self.reported.get(&process.id),
-                dropped_lines: self.dropped.get(&process.id).copied().unwrap_or(0),
+                loss: self.losses.get(&process.id),
                 instances: self.fleet.processes_of(app.id).count(),
                 unique_id: self.spawner.unique_id(app.id),
                 paths: log_paths(spec, process.id),

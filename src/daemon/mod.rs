@@ -111,7 +111,7 @@ struct Daemon {
     triggers: Vec<reports::PendingTrigger>,
     restart_triggers: triggers::Triggers,
     /// Lines lost on the way to the log files.
-    dropped: HashMap<ProcessId, u64>,
+    losses: HashMap<ProcessId, output::Loss>,
     notifier: Option<Notifier>,
     /// What of all this outlives the daemon.
     store: Store,
@@ -171,7 +171,7 @@ impl Daemon {
             reported: HashMap::new(),
             triggers: Vec::new(),
             restart_triggers: triggers::Triggers::default(),
-            dropped: HashMap::new(),
+            losses: HashMap::new(),
             notifier,
             server: None,
             serving_problem: None,

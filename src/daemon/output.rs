@@ -1,6 +1,7 @@
 //! Requests about apps' output, and what the log path tells of itself.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use super::Daemon;
 use super::handle::{Caller, LogRequest, Reply};
@@ -14,6 +15,8 @@ use crate::logs::{Known, LogEvent, Search, Whose, message_ids};
 const MAX_LINES: u32 = 100_000;
 /// A regular expression from a caller compiles to at most so many bytes.
 const PATTERN_SIZE: usize = 1 << 20;
+/// Between two lines in our own log about the same trouble.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 /// Lines of a failed worker's standard error that its job's message carries.
 const LAST_WORDS: u32 = 10;
 
@@ -107,15 +110,51 @@ impl Daemon {
         let (LogEvent::Dropped { process, .. } | LogEvent::Recovered { process, .. }) = &event;
         let row = self.fleet.process(*process).and_then(|row| self.fleet.app(row.app));
         let (app, process) = (row.map(App::name), *process);
+        let name = app.unwrap_or_default();
         match event {
             LogEvent::Dropped { lines, reason, .. } => {
-                about!(warn, message_ids::LINES_DROPPED, app, process.0, lines, reason, "log lines are being dropped");
-                let all = self.dropped.entry(process).or_default();
-                *all = all.saturating_add(lines);
+                let loss = self.losses.entry(process).or_default();
+                loss.lines = loss.lines.saturating_add(lines);
+                loss.unsaid = loss.unsaid.saturating_add(lines);
+                if loss.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+                    let lines = std::mem::take(&mut loss.unsaid);
+                    about!(
+                        warn,
+                        message_ids::LINES_DROPPED,
+                        app,
+                        process.0,
+                        lines,
+                        reason,
+                        "App [{name}:{process}] log lines are being dropped"
+                    );
+                    loss.said = Some(Instant::now());
+                }
+                loss.reason = Some(reason);
             }
             LogEvent::Recovered { lines, .. } => {
-                about!(info, message_ids::LINES_KEPT_AGAIN, app, process.0, lines, "log lines are kept again");
+                about!(
+                    info,
+                    message_ids::LINES_KEPT_AGAIN,
+                    app,
+                    process.0,
+                    lines,
+                    "App [{name}:{process}] log lines are kept again"
+                );
+                if let Some(loss) = self.losses.get_mut(&process) {
+                    *loss = Loss { lines: loss.lines, ..Loss::default() };
+                }
             }
         }
     }
+}
+
+/// What of a process's output was lost.
+#[derive(Debug, Default)]
+pub(super) struct Loss {
+    /// Lines in all.
+    pub(super) lines: u64,
+    /// Why they are being lost just now.
+    pub(super) reason: Option<String>,
+    unsaid: u64,
+    said: Option<Instant>,
 }

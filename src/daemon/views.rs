@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::output::Loss;
 use super::sampling::Usage;
 use crate::api::{AppView, ProcessView};
 use crate::core::{App, AppSpec, Desired, ExecMode, Exit, Process};
@@ -70,8 +71,8 @@ pub struct Extras<'a> {
     pub usage: Usage,
     /// What the app reported over its channel: `axm_monitor`, `axm_actions`, `axm_options`, `node_version`.
     pub reported: Option<&'a Map<String, Value>>,
-    /// Lines dropped on the way to log files, and the last error.
-    pub dropped_lines: u64,
+    /// What of its output was lost.
+    pub loss: Option<&'a Loss>,
     /// Count of the app's processes.
     pub instances: usize,
     /// What the app's instances have in common, as their environment has it.
@@ -179,8 +180,11 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     put("pm_id", json!(process.id.0));
     put("state", json!(process.state.as_str()));
     put("owner", json!(app.owner.0));
-    if extras.dropped_lines > 0 {
-        put("log_lines_dropped", json!(extras.dropped_lines));
+    if let Some(loss) = extras.loss {
+        put("log_lines_dropped", json!(loss.lines));
+        if let Some(reason) = &loss.reason {
+            put("log_error", json!(reason));
+        }
     }
     for key in ["axm_actions", "axm_monitor", "axm_options", "axm_dynamic"] {
         let empty = if key == "axm_actions" { json!([]) } else { json!({}) };

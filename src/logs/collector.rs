@@ -245,7 +245,13 @@ impl Collector {
             let streams = worker.streams.iter().filter_map(|(_, stream)| stream.wakes_at);
             streams.chain(departure)
         });
-        let receivers = self.sinks.journal.wakes_at().into_iter().chain(self.sinks.syslog.wakes_at());
+        let receivers = self
+            .sinks
+            .journal
+            .wakes_at()
+            .into_iter()
+            .chain(self.sinks.syslog.wakes_at())
+            .chain(self.sinks.losses.wakes_at());
         workers.chain(files).chain(receivers).min().map(|at| at.max(now))
     }
 
@@ -254,6 +260,7 @@ impl Collector {
         if self.sinks.syslog.wakes_at().is_some_and(|at| at <= now) {
             self.sinks.pump_syslog(now);
         }
+        self.sinks.losses.tell(now);
         let mut over = Vec::new();
         for (id, worker) in &mut self.workers {
             for (outlet, stream) in &mut worker.streams {

@@ -9,7 +9,7 @@ use super::LogEvent;
 use crate::core::ProcessId;
 
 /// Between two reports about the same process.
-const REPORT_EVERY: Duration = Duration::from_secs(5);
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// How much of something was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,6 +91,22 @@ impl Losses {
         drop(self.events.try_send(LogEvent::Recovered { process, lines }));
     }
 
+    /// When [`Losses::tell`] is wanted.
+    #[must_use]
+    pub fn wakes_at(&self) -> Option<Instant> {
+        let untold = self.accounts.values().filter(|account| account.unreported > 0);
+        untold.filter_map(|account| Some(account.reported? + REPORT_EVERY)).min()
+    }
+
+    /// Tells what was lost since the last report.
+    pub fn tell(&mut self, now: Instant) {
+        for (process, account) in &mut self.accounts {
+            if account.reported.is_some_and(|at| at + REPORT_EVERY <= now) {
+                report(&self.events, *process, account, now);
+            }
+        }
+    }
+
     /// All that this process ever lost.
     #[must_use]
     pub fn of(&self, process: ProcessId) -> Lost {
@@ -109,9 +125,9 @@ fn report(events: &mpsc::Sender<LogEvent>, process: ProcessId, account: &mut Acc
     }
     let event = LogEvent::Dropped { process, lines: account.unreported, reason: account.reason.clone() };
     // What cannot be told now is told with the next report.
+    account.reported = Some(now);
     if events.try_send(event).is_ok() {
         account.unreported = 0;
-        account.reported = Some(now);
     }
 }
 
@@ -147,5 +163,20 @@ mod tests {
         assert_eq!(events.try_recv().unwrap(), LogEvent::Recovered { process, lines: 1002 });
         assert!(events.try_recv().is_err());
         assert_eq!(losses.of(process), Lost { lines: 1002, bytes: 10020 });
+    }
+
+    #[test]
+    fn the_last_ones_are_told_though_no_more_follow() {
+        let (sender, mut events) = mpsc::channel(8);
+        let mut losses = Losses::new(sender);
+        let (process, start) = (ProcessId(3), Instant::now());
+        losses.add(process, Lost { lines: 1, bytes: 1 }, "", start);
+        assert_eq!(losses.wakes_at(), None);
+        losses.add(process, Lost { lines: 7, bytes: 7 }, "", start);
+        assert_eq!(losses.wakes_at(), Some(start + REPORT_EVERY));
+        losses.tell(start);
+        losses.tell(start + REPORT_EVERY);
+        let told = |lines| Ok(LogEvent::Dropped { process, lines, reason: String::new() });
+        assert_eq!((events.try_recv(), events.try_recv(), losses.wakes_at()), (told(1), told(7), None));
     }
 }

@@ -104,6 +104,10 @@ fn facts(process: &Value, row: &Row, now: u64) -> Vec<(String, String)> {
     if let Some(reason) = env["reason"].as_str().filter(|reason| !reason.is_empty()) {
         facts.push(("reason", reason.to_owned()));
     }
+    if let Some(lines) = env["log_lines_dropped"].as_u64() {
+        let why = env["log_error"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+        facts.push(("log lines lost", format!("{lines}{why}")));
+    }
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
