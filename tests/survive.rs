@@ -189,3 +189,41 @@ fn nothing_is_kept_of_what_has_ended() {
     let own = ["node-a", "node-b", "socket", "state-a", "state-b"].map(|name| format!("pm2rs.{name}"));
     until("the store to hold nothing of workers", || left() == BTreeSet::from(own.clone()));
 }
+
+/// Ready at once the first time, later when told to.
+const RELUCTANT: &str = "
+const fs = require('node:fs');
+fs.appendFileSync('started', 'x');
+const first = fs.readFileSync('started').length === 1;
+require('node:http').createServer((q, s) => s.end(String(process.pid))).listen(process.env.PORT, () => {
+  const wait = setInterval(() => {
+    if (!first && !fs.existsSync('go')) return;
+    clearInterval(wait);
+    process.send('ready');
+  }, 10);
+});
+";
+
+#[test]
+fn a_command_that_waits_is_answered_by_the_next_daemon() {
+    let mut manager = Manager::new();
+    manager.write("reluctant.js", RELUCTANT);
+    let port = free_port();
+    let line = "start reluctant.js -i 1 --wait-ready --listen-timeout 60000";
+    manager.call(line).env("PORT", &port.to_string()).ok();
+    let before = ask(port).unwrap();
+    let load = Load::start(port);
+    let reload = manager.call("reload reluctant");
+    let reload = std::thread::spawn(move || reload.run());
+    let started = manager.home.path().join("started");
+    until("the new worker to be on trial", || std::fs::read(&started).unwrap().len() == 2);
+    manager.kill_and_restart();
+    assert_eq!(ask(port).unwrap(), before);
+    manager.write("go", "");
+    let ended = reload.join().unwrap();
+    assert!(ended.succeeded(), "{ended}");
+    let (_, failures) = load.end();
+    assert!(failures.is_empty(), "{failures:?}");
+    assert_ne!(ask(port).unwrap(), before);
+    assert_eq!(online(&manager.jlist()), 1);
+}

@@ -142,7 +142,8 @@ fn during_a_reload_and_a_crash_loop_nothing_is_lost_either() {
         std::thread::scope(|scope| {
             let reload = scope.spawn(|| installation.call("reload web").run());
             installation.call("update").ok();
-            reload.join().unwrap();
+            let reload = reload.join().unwrap();
+            assert!(reload.succeeded(), "{reload}");
         });
     }
     until("the last reload to be over", || {

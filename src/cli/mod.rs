@@ -23,6 +23,7 @@ mod session;
 mod unsupported;
 mod when;
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -100,7 +101,7 @@ fn perform((command, options): (Command, Options), words: Vec<String>, as_pm2: b
     if let Command::Daemon(args) = &command {
         return run_daemon(args, choice, &console);
     }
-    let session = Session { console, options, choice, words };
+    let session = Session { console, options, choice, words, successor: RefCell::default() };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::error(format!("cannot wait for anything: {error}")).tell(&console),

@@ -1,6 +1,7 @@
 //! What a command has at hand while it runs: the console, the options, the way to the daemon.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::cell::RefCell;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use zbus::OwnedObjectPath;
@@ -19,6 +20,9 @@ use crate::config::{CallerContext, LoadContext};
 /// Our version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// How long the next daemon may take to serve after the one before has died.
+const SUCCESSION: Duration = Duration::from_secs(5);
+
 /// One call of the program.
 #[derive(Debug)]
 pub struct Session {
@@ -30,6 +34,8 @@ pub struct Session {
     pub choice: Choice,
     /// All words after the program's name.
     pub words: Vec<String>,
+    /// The daemon that has taken the place of the one the command began with.
+    pub successor: RefCell<Option<Client>>,
 }
 
 impl Session {
@@ -69,12 +75,29 @@ impl Session {
         Ok(Row::read_all(&self.processes(client).await?))
     }
 
-    /// Waits for a job, with progress on a terminal, and tells its warnings.
+    /// Waits for a job, with progress on a terminal, and tells its warnings. A daemon that dies or is replaced meanwhile
+    /// makes no difference: the next one goes on with the job.
     ///
     /// # Errors
     /// The job's own message when it failed.
     pub async fn finish(&self, client: &Client, what: &str, job: &OwnedObjectPath) -> Result<(), Failure> {
-        self.conclude(what, Progress::new(self.console, what).during(client, job).await?)
+        let progress = Progress::new(self.console, what);
+        let mut outcome = progress.during(&self.present(client), job).await;
+        while let Err(gone @ api::Error::Unreachable(_)) = outcome {
+            let Some(next) = self.choice.again(SUCCESSION).await else { return Err(gone.into()) };
+            self.successor.replace(Some(next.clone()));
+            outcome = match progress.during(&next, job).await {
+                // One that was started anew knows nothing of it.
+                Err(api::Error::NoSuchJob(_)) => return Err(gone.into()),
+                outcome => outcome,
+            };
+        }
+        self.conclude(what, outcome?)
+    }
+
+    /// The connection to the daemon that serves now, as far as this command has noticed.
+    fn present(&self, client: &Client) -> Client {
+        self.successor.borrow().as_ref().unwrap_or(client).clone()
     }
 
     /// As [`Session::finish`], for a job after which the daemon ends: its end may overtake its answer.
@@ -104,6 +127,7 @@ impl Session {
     /// # Errors
     /// When the daemon goes away.
     pub async fn show_list(&self, client: &Client) -> Result<(), Failure> {
+        let client = &self.present(client);
         if self.options.json {
             self.console.print(&format!("{}\n", client.manager().list_processes().await?));
             return Ok(());

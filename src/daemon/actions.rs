@@ -89,6 +89,7 @@ impl Daemon {
         if let JobOutcome::Failed { message, .. } = &outcome {
             warn!(job = job.0, "{message}");
         }
+        self.persist.note_change();
         if let Some(view) = self.jobs.finish(job, outcome, present()).cloned() {
             self.publish(Change::Job(view));
         }

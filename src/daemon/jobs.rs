@@ -24,6 +24,22 @@ impl Jobs {
         self.next = self.next.max(last);
     }
 
+    /// Goes on with the jobs of the daemon before, so that whoever waits for one finds it again. Of those that were under
+    /// way the core must still know; the others have come to an end that nobody has heard of.
+    pub fn take_over(&mut self, views: Vec<JobView>, is_known: impl Fn(JobId) -> bool, now: Now) {
+        for mut view in views {
+            let id = JobId(view.id);
+            if view.state == JobState::Running && !is_known(id) {
+                view.state = JobState::Failed;
+                "the daemon ended just when this did; see the list for what has become of it".clone_into(&mut view.message);
+            }
+            if view.state != JobState::Running {
+                self.ended.push((now.mono, id));
+            }
+            self.views.insert(id, view);
+        }
+    }
+
     /// The last number given out.
     #[must_use]
     pub fn last(&self) -> u32 {

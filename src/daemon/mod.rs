@@ -187,6 +187,7 @@ impl Daemon {
 
     fn open_job(&mut self, kind: &str, target: String, owner: Uid) -> JobId {
         let job = self.jobs.open(kind, target, owner);
+        self.persist.note_change();
         if let Some(view) = self.jobs.get(job).cloned() {
             self.publish(Change::Job(view));
         }
@@ -213,7 +214,8 @@ impl Daemon {
     fn saved(&self) -> persist::Saved {
         let fleet = if self.forget { Fleet::default() } else { self.fleet.clone() };
         let saved = persist::Saved::new(self.boot_id.clone(), fleet, self.workers.saved(), self.jobs.last());
-        persist::Saved { reported: self.reported.iter().map(|(id, all)| (*id, all.clone())).collect(), ..saved }
+        let reported = self.reported.iter().map(|(id, all)| (*id, all.clone())).collect();
+        persist::Saved { reported, jobs: self.jobs.all().cloned().collect(), ..saved }
     }
 
     fn clean_up(&self) {

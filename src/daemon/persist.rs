@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::write_schedule::Schedule;
+use crate::api::JobView;
 use crate::core::{Fleet, ProcessId, Time, WorkerId};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::sealed::{self, Damage};
@@ -44,6 +45,9 @@ pub struct Saved {
     /// What apps have reported over their channels, once and for all: the daemon before got it, nobody says it again.
     #[serde(default)]
     pub reported: BTreeMap<ProcessId, Map<String, Value>>,
+    /// Jobs as others see them, those that ended a moment ago included: somebody may be waiting for them.
+    #[serde(default)]
+    pub jobs: Vec<JobView>,
 }
 
 /// A worker as it can be found again: a pid alone never names a process.
@@ -267,7 +271,7 @@ impl Saved {
     /// What is to be written now.
     #[must_use]
     pub fn new(boot_id: String, fleet: Fleet, workers: Vec<SavedWorker>, last_job: u32) -> Saved {
-        Saved { format: FORMAT, boot_id, fleet, workers, last_job, reported: BTreeMap::new() }
+        Saved { format: FORMAT, boot_id, fleet, workers, last_job, reported: BTreeMap::new(), jobs: Vec::new() }
     }
 
     fn decode(text: &[u8]) -> Result<Saved, Unusable> {

@@ -1,6 +1,6 @@
 //! Takes up what the daemon before this one left: apps, counters, and workers that may still live.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use tracing::{info, warn};
 
@@ -8,7 +8,7 @@ use super::persist::{self, Saved, SavedWorker};
 use super::saved_list::restores_at_boot;
 use super::spawner::marks;
 use super::{Daemon, keeping, present};
-use crate::core::{Event, Exit, SpawnFailure, WorkerId, WorkerState};
+use crate::core::{Event, Exit, JobId, SpawnFailure, WorkerId, WorkerState};
 use crate::logs::message_ids;
 use crate::sys::tree::{self, Tree};
 
@@ -18,6 +18,8 @@ impl Daemon {
         self.jobs.continue_after(saved.last_job);
         self.fleet = saved.fleet;
         self.reported = saved.reported.into_iter().collect();
+        let known: BTreeSet<JobId> = self.fleet.jobs().map(|job| job.id).collect();
+        self.jobs.take_over(saved.jobs, |job| known.contains(&job), present());
         let processes: Vec<_> = self.fleet.processes().map(|process| process.id).collect();
         for process in processes {
             self.make_logs_known(process);

@@ -89,7 +89,8 @@ impl Daemon {
         }
         let saved = self.saved();
         self.persist.write_last(&saved).await;
-        if let Some(server) = self.server.take() {
+        // Who waits for a job goes on to wait at the next daemon.
+        if let Some(server) = self.server.take().filter(|_| !self.left) {
             // Nothing is asked of the loop any more; who waits for the end is told of it.
             drop(inputs);
             server.shutdown(FAREWELL).await;

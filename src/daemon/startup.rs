@@ -102,6 +102,9 @@ fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     make_folders(&mode, &paths)?;
     let _lock = lock(&paths, &store)?;
     logs::daemon_log::init(matches!(mode, Mode::Private { .. }));
+    if notifier()?.is_some() {
+        die_of_panics();
+    }
     let limit = ulimits::raise_open_files()
         .inspect_err(|error| warn!(%error, "cannot raise the limit of open files"))
         .map(|limit| Limit { soft: open_files.unwrap_or(limit.soft), ..limit })
@@ -264,6 +267,16 @@ fn write_agent(path: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     durable::write(path, node::AGENT.as_bytes(), 0o644).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Has a panic anywhere end the daemon at once. One that had lost a task or a thread would go on in silence; the next one,
+/// which the service manager starts, has lost nothing. Nothing is unwound, so nothing that it needs is cleaned up.
+fn die_of_panics() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
 }
 
 /// One daemon a home: the lock goes with the process, however it ends (flock(2)). A program that is executed in place of

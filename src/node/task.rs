@@ -285,9 +285,10 @@ impl Task {
             attachment;
         if self.workers.contains_key(&id) {
             // Taken over. The daemon before may have died between its decision to admit it and our hearing of it.
-            return if admitted {
-                self.admit(id)
-            };
+            if admitted {
+                self.admit(id);
+            }
+            return;
         }
         let channel = match Channel::new(channel) {
             Ok(channel) => channel,

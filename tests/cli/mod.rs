@@ -97,6 +97,11 @@ impl Ended {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
+    /// Whether its exit status was 0.
+    pub fn succeeded(&self) -> bool {
+        self.output.status.success()
+    }
+
     /// Its standard output must contain this.
     #[track_caller]
     pub fn says(self, text: &str) -> Ended {
