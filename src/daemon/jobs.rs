@@ -31,7 +31,8 @@ impl Jobs {
             let id = JobId(view.id);
             if view.state == JobState::Running && !is_known(id) {
                 view.state = JobState::Failed;
-                "the daemon ended just when this did; see the list for what has become of it".clone_into(&mut view.message);
+                "the daemon ended just when this did; see the list for what has become of it"
+                    .clone_into(&mut view.message);
             }
             if view.state != JobState::Running {
                 self.ended.push((now.mono, id));

@@ -65,7 +65,7 @@ impl Daemon {
                 Some(event) = inputs.node.recv() => self.on_node_event(event),
                 Some(event) = inputs.logs.recv() => self.on_log_event(event),
                 () = self.persist.written() => {}
-                () = self.succession.calls_changed() => {}
+                () = self.succession.callers_changed() => {}
                 () = sleep_or_never(wake) => self.on_time(),
                 () = sleep_or_never(next_beat) => {
                     self.notify(Notice::Watchdog);

@@ -25,6 +25,8 @@ use crate::sys::notify::Notice;
 
 /// So long (ms) calls in hand are waited for, which may be waiting for jobs.
 const COURTESY_MS: u64 = 5_000;
+/// And after them so long (ms) those who are connected: a command may be between two calls.
+const BETWEEN_CALLS_MS: u64 = 500;
 /// After so long (ms) workers that are still being started keep us from making way.
 const PATIENCE_MS: u64 = 20_000;
 /// How long a caller may take to read our answer.
@@ -53,9 +55,19 @@ pub(super) enum Succession {
 #[derive(Debug)]
 pub(super) struct Due {
     how: How,
-    /// Calls that are being answered; `None` where none come in yet.
-    in_hand: Option<watch::Receiver<usize>>,
+    /// `None` where nobody can come in yet.
+    callers: Option<Callers>,
     since: Time,
+    /// Since when no calls are being answered but the one that asked for this.
+    quiet_since: Option<Time>,
+}
+
+/// Whom we keep waiting, or would.
+#[derive(Debug)]
+struct Callers {
+    /// Calls that are being answered.
+    in_hand: watch::Receiver<usize>,
+    connected: watch::Receiver<usize>,
 }
 
 #[derive(Debug)]
@@ -70,17 +82,38 @@ impl Succession {
     /// When to look again though nothing has happened.
     pub(super) fn wake(&self) -> Option<Time> {
         let Succession::Due(due) = self else { return None };
-        [COURTESY_MS, PATIENCE_MS].map(|ms| due.since.after(ms)).into_iter().find(|at| *at > now())
+        let quiet = due.quiet_since.map(|since| since.after(BETWEEN_CALLS_MS));
+        let all = [Some(due.since.after(COURTESY_MS)), Some(due.since.after(PATIENCE_MS)), quiet];
+        all.into_iter().flatten().filter(|at| *at > now()).min()
     }
 
-    /// Resolves when another number of calls is being answered; never where that does not matter.
-    pub(super) async fn calls_changed(&mut self) {
-        if let Succession::Due(Due { in_hand: Some(in_hand), .. }) = self
-            && in_hand.changed().await.is_ok()
-        {
-            return;
+    /// Resolves when others are kept waiting than before; never where that does not matter.
+    pub(super) async fn callers_changed(&mut self) {
+        if let Succession::Due(Due { callers: Some(callers), .. }) = self {
+            let changed = tokio::select! {
+                changed = callers.in_hand.changed() => changed,
+                changed = callers.connected.changed() => changed,
+            };
+            if changed.is_ok() {
+                return;
+            }
         }
         std::future::pending::<()>().await;
+    }
+}
+
+impl Due {
+    /// Whether nobody is kept waiting who has not been given time.
+    fn is_polite(&mut self, calls: usize, waited: u64) -> bool {
+        // Who asked for this waits until it happens.
+        let own = usize::from(matches!(self.how, How::Execute(Some(_))));
+        if calls > own {
+            self.quiet_since = None;
+            return waited >= COURTESY_MS;
+        }
+        let quiet = now().since(*self.quiet_since.get_or_insert_with(now));
+        let connected = self.callers.as_ref().map_or(0, |callers| *callers.connected.borrow());
+        connected <= own || quiet >= BETWEEN_CALLS_MS || waited >= COURTESY_MS
     }
 }
 
@@ -157,8 +190,9 @@ impl Daemon {
             // From here on callers wait for the next daemon.
             server.let_in(false);
         }
-        let in_hand = self.server.as_ref().map(crate::dbus::Server::in_hand);
-        self.succession = Succession::Due(Due { how, in_hand, since: now() });
+        let callers =
+            self.server.as_ref().map(|server| Callers { in_hand: server.in_hand(), connected: server.connected() });
+        self.succession = Succession::Due(Due { how, callers, since: now(), quiet_since: None });
     }
 
     /// It is not to happen after all.
@@ -191,17 +225,16 @@ impl Daemon {
                 return Ok(());
             }
         }
-        let own = usize::from(matches!(due.how, How::Execute(Some(_))));
-        let calls = due.in_hand.as_ref().map_or(own, |in_hand| *in_hand.borrow());
-        if calls > own && waited < COURTESY_MS {
+        let calls = due.callers.as_ref().map_or(0, |callers| *callers.in_hand.borrow());
+        if !due.is_polite(calls, waited) {
             return Ok(());
         }
         if let How::Execute(reply) = &mut due.how
             && let Some(reply) = reply.take()
         {
             answer(reply, Ok(()));
-            if let Some(in_hand) = &mut due.in_hand {
-                drop(tokio::time::timeout(FAREWELL, in_hand.wait_for(|count| *count < calls)).await);
+            if let Some(callers) = &mut due.callers {
+                drop(tokio::time::timeout(FAREWELL, callers.in_hand.wait_for(|count| *count < calls)).await);
             }
         }
         let Some(_still) = self.stand_still(inputs, leaving).await else { return Ok(()) };

@@ -98,6 +98,8 @@ struct Shared {
     in_hand: watch::Sender<usize>,
     /// Whether who connects to a private socket is let in.
     open: watch::Sender<bool>,
+    /// How many who did are connected.
+    connected: watch::Sender<usize>,
     closing: AtomicBool,
 }
 
@@ -119,9 +121,11 @@ impl Server {
         let (turns, _) = watch::channel(0);
         let tree = Mutex::new(Tree::new(info));
         let (in_hand, _) = watch::channel(0);
-        let (open, _) = watch::channel(true);
+        let ((open, _), (connected, _)) = (watch::channel(true), watch::channel(0));
         let closing = AtomicBool::new(false);
-        let shared = Arc::new(Shared { handle, tree, signals, turns, polkit: Polkit::new(), in_hand, open, closing });
+        let polkit = Polkit::new();
+        let shared = Shared { handle, tree, signals, turns, polkit, in_hand, open, connected, closing };
+        let shared = Arc::new(shared);
         shared.take_snapshot().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Arc::clone(&shared), changes));
@@ -169,6 +173,12 @@ impl Server {
     #[must_use]
     pub fn in_hand(&self) -> watch::Receiver<usize> {
         self.shared.in_hand.subscribe()
+    }
+
+    /// How many are connected to a private socket. A command is, as long as it runs.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<usize> {
+        self.shared.connected.subscribe()
     }
 
     /// Lets what is being answered be answered, for `patience` at most, then ends. Who waits for a job that has not

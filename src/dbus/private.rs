@@ -113,8 +113,10 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: UnixListener, access: 
         };
         let Some(user) = users.admit(&stream) else { continue };
         let shared = Arc::clone(&shared);
+        shared.connected.send_modify(|count| *count += 1);
         connections.spawn(async move {
             serve_stream(&shared, stream).await;
+            shared.connected.send_modify(|count| *count -= 1);
             drop((user, permit));
         });
     }
