@@ -6,6 +6,7 @@ mod clients;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cli::{Call, pm2rs};
@@ -78,6 +79,16 @@ impl Drop for Place {
 
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// A process that ends with the test.
+struct Guarded(std::process::Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A zombie is not.
@@ -197,6 +208,95 @@ fn without_its_keeper_the_daemon_goes_on_and_the_next_command_starts_both() {
     assert_ne!(place.keeper(), keeper);
     let now = place.kill_daemon();
     println!("back after {now:?}");
+}
+
+#[test]
+fn workers_that_nothing_is_known_of_are_ended() {
+    let place = Place::new();
+    place.write("idle.js", IDLE);
+    place.call("start idle.js -i 2").ok();
+    let (list, daemon, keeper) = (place.jlist(), place.daemon(), place.keeper());
+    signal(keeper, Signal::SIGKILL);
+    signal(daemon, Signal::SIGKILL);
+    until("both to be gone", || is_gone(daemon) && is_gone(keeper));
+    for name in ["state.json", "state.json.last"] {
+        let _ = fs::remove_file(place.home.path().join(name));
+    }
+    assert_eq!(place.jlist(), Vec::<Value>::new());
+    until("the workers to be gone", || list.iter().all(|row| is_gone(pid(row))));
+}
+
+#[test]
+fn one_that_has_executed_itself_anew_is_kept_like_the_first() {
+    let place = Place::new();
+    place.write("idle.js", IDLE);
+    place.call("start idle.js -i 2").ok();
+    until("both", || online(&place.jlist()) == 2);
+    let (before, keeper) = (identities(&place.jlist()), place.keeper());
+    place.call("update").ok();
+    place.kill_daemon();
+    place.call("update").ok();
+    assert_eq!((identities(&place.jlist()), place.keeper()), (before.clone(), keeper));
+    // Also one that nobody keeps any more.
+    signal(keeper, Signal::SIGKILL);
+    until("the keeper to be gone", || is_gone(keeper));
+    place.call("update").ok();
+    assert_eq!(identities(&place.jlist()), before);
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_ends_leaves_nothing_behind() {
+    let place = Place::new();
+    place.write("deaf.js", "process.on('SIGINT', () => {}); console.log('deaf'); setInterval(() => {}, 1 << 30);\n");
+    place.call("start deaf.js --kill-timeout 60000").ok();
+    let out = place.home.path().join("logs/deaf-out.log");
+    until("it to be deaf", || fs::read_to_string(&out).unwrap_or_default().contains("deaf"));
+    let (daemon, keeper, worker) = (place.daemon(), place.keeper(), pid(&place.jlist()[0]));
+    signal(keeper, Signal::SIGTERM);
+    until("the end to begin", || place.log().contains("ending all apps"));
+    signal(daemon, Signal::SIGKILL);
+    until("all to be gone", || is_gone(keeper) && is_gone(daemon) && is_gone(worker));
+    // A reboot in the middle of it would not have forgotten the app either.
+    place.write("deaf.js", IDLE);
+    until("the app", || online(&place.jlist()) == 1);
+}
+
+#[test]
+fn a_container_s_first_process_is_one() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("idle.js"), IDLE).unwrap();
+    let mut container = Command::new("unshare");
+    container.args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_pm2rs"), "--home"]);
+    container.arg(home.path()).arg("daemon").stderr(fs::File::create(home.path().join("pm2.log")).unwrap());
+    let mut container = Guarded(container.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    let log = || fs::read_to_string(home.path().join("pm2.log")).unwrap_or_default();
+    let mut refused = false;
+    until("it to be ready", || {
+        refused = container.0.try_wait().unwrap().is_some();
+        refused || log().contains("pm2rs is ready")
+    });
+    if refused {
+        println!("skipped: no namespaces here: {}", log());
+        return;
+    }
+    let first = pm2rs::sys::proc::children(container.0.id()).unwrap()[0];
+    let inside = |line: &str| {
+        let mut call = Command::new("nsenter");
+        call.args(["--target", &first.to_string(), "--pid", "--mount", env!("CARGO_BIN_EXE_pm2rs"), "--home"]);
+        let output = call.arg(home.path()).args(line.split(' ')).current_dir(home.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?} {}", log());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    inside(&format!("start {}", home.path().join("idle.js").display()));
+    let list = || -> Vec<Value> { serde_json::from_str(&inside("jlist")).unwrap() };
+    until("the app", || online(&list()) == 1);
+    let before = identities(&list());
+    let daemon = pm2rs::sys::proc::children(first).unwrap()[0];
+    signal(daemon, Signal::SIGKILL);
+    until("another daemon", || is_gone(daemon) && log().matches("pm2rs is ready").count() == 2);
+    assert_eq!(identities(&list()), before);
+    signal(first, Signal::SIGTERM);
+    assert!(container.0.wait().unwrap().success(), "{}", log());
 }
 
 #[test]

@@ -44,8 +44,11 @@ const GOOD_LIFE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE_UNREADY: Duration = Duration::from_secs(10);
-/// When so many in a row were never ready, it is what they were given that keeps them from it.
-const HOPELESS: u32 = 8;
+/// When so many in a row crashed before they were ready, it is what they were given that has them crash. That takes more
+/// than a minute, within which somebody may mend what else it is.
+const HOPELESS: u32 = 16;
+/// The exit code of a Rust program that panics.
+const PANIC: i32 = 101;
 /// Orphans are collected a little after their end: until then the daemon, which is not their parent, sees how it came.
 const MOURNING: Duration = Duration::from_millis(200);
 /// How long whoever held the home before us may take to let go of it.
@@ -167,13 +170,21 @@ struct Lives {
     short: u32,
     /// Since the last that was ready.
     never_ready: u32,
+    /// Those of them that did not say themselves why they could not start.
+    crashed: u32,
     /// Whether any ever was.
     any_ready: bool,
 }
 
 impl Lives {
-    fn ended(&mut self, ready_for: Option<Duration>) {
-        self.never_ready = if ready_for.is_some() { 0 } else { self.never_ready.saturating_add(1) };
+    fn ended(&mut self, ready_for: Option<Duration>, status: ExitStatus) {
+        if ready_for.is_some() {
+            (self.never_ready, self.crashed) = (0, 0);
+        } else {
+            self.never_ready = self.never_ready.saturating_add(1);
+            let crashed = matches!(status, ExitStatus::Signal(_) | ExitStatus::Code(PANIC));
+            self.crashed = self.crashed.saturating_add(u32::from(crashed));
+        }
         let good = ready_for.is_some_and(|time| time >= GOOD_LIFE);
         self.short = if good { 0 } else { self.short.saturating_add(1) };
     }
@@ -224,7 +235,7 @@ impl Keeper {
                         return Err(error).context("cannot start the daemon");
                     }
                     error!(%error, "cannot start the daemon");
-                    self.plan_restart(None);
+                    self.plan_restart(None, ExitStatus::Unknown);
                 }
             }
             if let Some(daemon) = self.daemon.as_ref().filter(|daemon| daemon.hangs(now)) {
@@ -352,13 +363,13 @@ impl Keeper {
             return Some(ExitStatus::Code(1));
         }
         error!(pid, %status, "the daemon died");
-        self.plan_restart(ready_for);
+        self.plan_restart(ready_for, status);
         None
     }
 
-    fn plan_restart(&mut self, ready_for: Option<Duration>) {
-        self.lives.ended(ready_for);
-        if self.lives.never_ready == HOPELESS && !self.inbox.kept().is_empty() {
+    fn plan_restart(&mut self, ready_for: Option<Duration>, status: ExitStatus) {
+        self.lives.ended(ready_for, status);
+        if self.lives.crashed == HOPELESS && !self.inbox.kept().is_empty() {
             error!("no daemon gets ready with what the one before left; the next one starts the apps anew");
             self.end_workers();
         }
@@ -413,16 +424,19 @@ mod tests {
     #[test]
     fn one_that_dies_at_once_is_started_less_and_less_often() {
         let mut lives = Lives::default();
-        lives.ended(Some(Duration::from_secs(60)));
-        assert_eq!(lives.pause(), PAUSE);
-        let pauses: Vec<_> = (0..12).map(|_| (lives.ended(Some(Duration::from_millis(5))), lives.pause()).1).collect();
+        let mut after = |ready_for: Option<Duration>, status| {
+            lives.ended(ready_for, status);
+            (lives.pause(), lives.crashed)
+        };
+        let killed = ExitStatus::Signal(libc::SIGKILL);
+        assert_eq!(after(Some(Duration::from_secs(60)), killed), (PAUSE, 0));
+        let pauses: Vec<_> = (0..12).map(|_| after(Some(Duration::from_millis(5)), killed).0).collect();
         assert_eq!(pauses[..3], [40, 80, 160].map(Duration::from_millis));
         assert!(pauses.is_sorted() && pauses[11] == LONGEST_PAUSE);
-        assert_eq!(lives.never_ready, 0);
-        lives.ended(None);
-        assert_eq!((lives.never_ready, lives.pause()), (1, LONGEST_PAUSE_UNREADY));
-        lives.ended(Some(GOOD_LIFE));
-        assert_eq!((lives.never_ready, lives.pause()), (0, PAUSE));
+        assert_eq!(after(None, killed), (LONGEST_PAUSE_UNREADY, 1));
+        assert_eq!(after(None, ExitStatus::Code(1)), (LONGEST_PAUSE_UNREADY, 1));
+        assert_eq!(after(None, ExitStatus::Code(PANIC)), (LONGEST_PAUSE_UNREADY, 2));
+        assert_eq!(after(Some(GOOD_LIFE), killed), (PAUSE, 0));
     }
 
     #[test]

@@ -113,6 +113,8 @@ struct Daemon {
     /// Lines lost on the way to the log files.
     losses: HashMap<ProcessId, output::Loss>,
     notifier: Option<Notifier>,
+    /// It does not listen.
+    unheard: std::cell::Cell<bool>,
     /// What of all this outlives the daemon.
     store: Store,
     /// Where callers come in; `None` until it is open.
@@ -173,6 +175,7 @@ impl Daemon {
             restart_triggers: triggers::Triggers::default(),
             losses: HashMap::new(),
             notifier,
+            unheard: std::cell::Cell::new(false),
             server: None,
             serving_problem: None,
             status: String::new(),

@@ -179,10 +179,14 @@ impl Daemon {
 
     /// Tells the service manager, where there is one. That it does not listen is no reason to stop.
     pub(super) fn notify(&self, notice: Notice<'_>) {
-        if let Some(notifier) = &self.notifier
-            && let Err(error) = notifier.send(&[notice])
-        {
-            warn!(%error, ?notice, "cannot tell the service manager");
+        let Some(notifier) = &self.notifier else { return };
+        match notifier.send(&[notice]) {
+            Ok(()) => self.unheard.set(false),
+            Err(error) if !self.unheard.replace(true) => {
+                warn!(%error, ?notice, "cannot tell the service manager");
+            }
+            // It will not be there for the next notice either, and people know.
+            Err(_) => {}
         }
     }
 

@@ -91,11 +91,16 @@ fn paths_of(mode: &Mode) -> Paths {
 
 fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     let handover = handover::take().context("cannot take what the program before has handed on")?;
+    let executed = handover.is_some();
     let (inherited, open_files) = match handover {
         Some(Handover { passed, open_files }) => (passed, open_files),
         None => (notify::take_passed().context("cannot take the sockets that systemd passed")?, None),
     };
-    let notifier = || Notifier::from_environment().context("cannot reach the service manager");
+    let notifier = || match Notifier::from_environment() {
+        // It has died under the program before, and this one is all that the workers have.
+        Err(_) if executed => Ok(None),
+        other => other.context("cannot reach the service manager"),
+    };
     // Without a service manager what is kept goes to the program that is executed in place of this one, to no other.
     let (store, inherited) = Store::new(notifier()?, inherited);
     let paths = paths_of(&mode);
