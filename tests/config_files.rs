@@ -497,9 +497,21 @@ fn the_version_is_the_nearest_packages() {
 
 #[test]
 fn pm2s_server_of_static_files_is_not_mistaken_for_another_program() {
-    let project =
-        Project::new(&[("a.json", "[{ script: 'serve', env: { PM2_SERVE_PATH: '.', PM2_SERVE_PORT: 8080 } }]")]);
-    let apps = project.load("a.json").unwrap().apps;
-    let message = resolve_entry(&apps[0], &CliOverrides::default(), &project.caller).unwrap_err().to_string();
-    assert!(message.contains("serve -s DIR -l PORT"), "{message}");
+    let project = Project::new(&[
+        ("a.json", "[{ script: 'serve', env: { PM2_SERVE_PATH: '.', PM2_SERVE_PORT: 8080 } }]"),
+        (
+            "b.json",
+            "{ static: [{ path: 'dist', port: 81, spa: true, basic_auth: { username: 'ann', password: 'x' } }] }",
+        ),
+    ]);
+    let app = project.first("a.json").spec;
+    assert_eq!((app.script.to_str(), app.interpreter.as_str()), (Some(pm2rs::core::STATIC_SERVER), "node"));
+    let site = project.first("b.json").spec;
+    assert_eq!((site.name.as_str(), &site.script), ("static-page-server-81", &app.script));
+    let given = |name: &str| site.env.get(&format!("PM2_SERVE_{name}")).map(String::as_str);
+    let names = ["PORT", "PATH", "SPA", "BASIC_AUTH", "BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD", "FTP"];
+    assert_eq!(
+        names.map(given),
+        [Some("81"), Some("dist"), Some("true"), Some("true"), Some("ann"), Some("x"), None]
+    );
 }

@@ -60,3 +60,8 @@ fn errors() {
 fn an_exporter() {
     run("exporter.sh");
 }
+
+#[test]
+fn a_server_of_static_files() {
+    run("serve.sh");
+}

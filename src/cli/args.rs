@@ -65,6 +65,10 @@ pub enum Command {
     #[command(name = "reloadLogs")]
     ReloadLogs,
 
+    /// Serve the static files of a folder
+    #[command(visible_alias = "expose")]
+    Serve(ServeArgs),
+
     /// Set the counters of processes to zero
     Reset(TargetArgs),
     /// Send a signal to processes
@@ -262,6 +266,35 @@ pub struct LogsArgs {
     /// Highlight a word
     #[arg(long, value_name = "WORD", num_args = 0..=1, default_missing_value = "")]
     pub highlight: Option<String>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// The folder
+    #[arg(value_name = "path", default_value = ".")]
+    pub path: PathBuf,
+    /// Port to listen on
+    #[arg(value_name = "port")]
+    pub port: Option<String>,
+    /// Port to listen on
+    #[arg(long = "port", value_name = "PORT")]
+    pub port_option: Option<String>,
+    /// Answer with the home page what is not there: the page has routes of its own
+    #[arg(long)]
+    pub spa: bool,
+    /// List folders that have no index.html
+    #[arg(long)]
+    pub ftp: bool,
+    /// User whom to ask for a password
+    #[arg(long, value_name = "NAME")]
+    pub basic_auth_username: Option<String>,
+    /// The password
+    #[arg(long, value_name = "PASSWORD")]
+    pub basic_auth_password: Option<String>,
+    /// No effect: there is no PM2 Plus agent
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", hide = true)]
+    pub monitor: Option<String>,
 }
 
 /// Arguments of `sendSignal`.

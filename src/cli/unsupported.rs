@@ -2,8 +2,6 @@
 
 /// Command and advice.
 const COMMANDS: &[(&str, &str)] = &[
-    ("serve", "start a static file server from npm: `pm2rs start \"npx serve FOLDER -l PORT\"`"),
-    ("expose", "start a static file server from npm: `pm2rs start \"npx serve FOLDER -l PORT\"`"),
     ("deploy", "deploy with your own tool, then `pm2rs startOrReload FILE --env NAME` on the target"),
     ("install", "pm2 modules are not run; logs rotate by themselves, start any other program with `pm2rs start`"),
     ("module:install", "pm2 modules are not run; start the program with `pm2rs start`"),

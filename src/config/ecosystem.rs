@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::error::{ConfigError, Place, Warning};
 use super::keys;
@@ -24,8 +24,6 @@ pub struct Ecosystem {
     pub warnings: Vec<Warning>,
     /// Its part for `deploy`, as written.
     pub deploy: Option<Value>,
-    /// Its part for the server of static files, as written.
-    pub static_sites: Vec<Value>,
 }
 
 /// An app as a file has it: canonical keys and checked values.
@@ -45,7 +43,7 @@ impl Ecosystem {
     /// When there is no app in it or a key of an app is wrong; the whole file is refused then.
     pub fn from_value(value: Value, file: Option<&Path>, shown: &str) -> Result<Ecosystem, ConfigError> {
         let no_apps = || ConfigError::NoApps { file: shown.to_owned() };
-        let (entries, deploy, static_sites) = match value {
+        let (mut entries, deploy, sites) = match value {
             Value::Array(entries) => (entries, None, Vec::new()),
             Value::Object(mut top) => {
                 let sites = match top.remove("static") {
@@ -77,8 +75,9 @@ impl Ecosystem {
                 message: format!("{} apps, more than {MAX_APPS}", entries.len()),
             });
         }
+        entries.extend(sites.iter().map(static_site));
         let mut ecosystem =
-            Ecosystem { file: file.map(Path::to_owned), deploy: deploy.clone(), static_sites, ..Ecosystem::default() };
+            Ecosystem { file: file.map(Path::to_owned), deploy: deploy.clone(), ..Ecosystem::default() };
         let deploy = deploy.map(Arc::new);
         for (number, entry) in entries.into_iter().enumerate() {
             // `apps: [condition && {…}]` leaves these behind.
@@ -88,10 +87,6 @@ impl Ecosystem {
             ecosystem.add(&entry, number, shown, deploy.as_ref())?;
         }
         ecosystem.warn_of_same_names();
-        if !ecosystem.static_sites.is_empty() {
-            let said = format!("\"static\" has no effect: serve its folders with the npm package `serve` (`{shown}`)");
-            ecosystem.warnings.push(Warning(said));
-        }
         Ok(ecosystem)
     }
 
@@ -171,6 +166,33 @@ pub(super) fn default_name(script: &str) -> String {
     let base = line.trim_end_matches('/').rsplit('/').next().unwrap_or(line);
     let stem = base.rsplit_once('.').map(|(stem, _)| stem).filter(|stem| !stem.is_empty()).unwrap_or(base);
     stem.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+}
+
+/// The app that serves an entry of `static`: PM2's names of what the server of static files is told.
+fn static_site(site: &Value) -> Value {
+    let Some(site) = site.as_object() else { return site.clone() };
+    let port = site.get("port").cloned().unwrap_or_else(|| json!(8080));
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut env = Map::from_iter([("PM2_SERVE_PORT".to_owned(), json!(text(&port)))]);
+    let auth = site.get("basic_auth");
+    let variables = [
+        ("HOST", site.get("host")),
+        ("PATH", Some(site.get("path").unwrap_or(&Value::Null))),
+        ("SPA", site.get("spa")),
+        ("FTP", site.get("ftp").or_else(|| site.get("directory"))),
+        ("BASIC_AUTH_USERNAME", auth.and_then(|auth| auth.get("username"))),
+        ("BASIC_AUTH_PASSWORD", auth.and_then(|auth| auth.get("password"))),
+    ];
+    for (name, value) in variables {
+        if let Some(value) = value.filter(|value| !value.is_null()) {
+            env.insert(format!("PM2_SERVE_{name}"), json!(text(value)));
+        }
+    }
+    if auth.is_some_and(Value::is_object) {
+        env.insert("PM2_SERVE_BASIC_AUTH".to_owned(), json!("true"));
+    }
+    let name = site.get("name").cloned().unwrap_or_else(|| json!(format!("static-page-server-{}", text(&port))));
+    json!({ "name": name, "script": "serve", "env": env })
 }
 
 #[cfg(test)]

@@ -96,14 +96,6 @@ pub enum ConfigError {
         /// Which app of which file.
         place: Place,
     },
-    /// The app is PM2's server of static files.
-    #[error(
-        "the server of static files is not built in: serve with the npm package, script: \"serve -s DIR -l PORT\"{place}"
-    )]
-    NoStaticServer {
-        /// Which app of which file.
-        place: Place,
-    },
     /// `--env` without a file.
     #[error("Using --env [env] without passing the ecosystem.config.js does not work")]
     EnvWithoutFile,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::core::{
-    AppSpec, Balance, ExecMode, FilterEnv, Instances, LogSpec, LogType, OnReloadFailure, RotateSpec, WatchSpec,
+    AppSpec, Balance, ExecMode, FilterEnv, Instances, LogSpec, LogType, OnReloadFailure, RotateSpec, STATIC_SERVER,
+    WatchSpec,
 };
 
 use super::ecosystem::{AppEntry, default_name};
@@ -226,10 +227,12 @@ impl<'a> Resolver<'a> {
         cwd: &Path,
         environment: &Environment,
     ) -> Result<(Found, Choice, ExecMode), ConfigError> {
-        if script == "serve" && environment.own.iter().any(|name| name.starts_with("PM2_SERVE_")) {
-            return Err(ConfigError::NoStaticServer { place: self.place.clone() });
-        }
         let wanted = self.wanted_mode();
+        if script == "serve" && environment.own.iter().any(|name| name.starts_with("PM2_SERVE_")) {
+            let path = PathBuf::from(STATIC_SERVER);
+            let found = Found { path, args: self.list("args"), shell: false };
+            return Ok((found, Choice::of("node"), wanted.unwrap_or(ExecMode::Fork)));
+        }
         let search = Search { cwd, env: &environment.all, cluster: wanted == Some(ExecMode::Cluster) };
         let found = script::find(script, &self.list("args"), &search).map_err(ConfigError::ScriptNotFound)?;
         if found.shell {

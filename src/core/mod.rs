@@ -50,7 +50,7 @@ pub use restart::Record;
 pub use restore::{SavedApp, SavedProcess};
 pub use spec::{
     AppSpec, Balance, ExecMode, FilterEnv, Instances, LogSpec, LogType, OnReloadFailure, Probe, ProbeKind, RotateSpec,
-    WatchSpec, is_socket_name,
+    STATIC_SERVER, WatchSpec, is_socket_name,
 };
 pub use syslog::{NoSyslogAddress, SyslogAddress};
 pub use time::{Now, Time};

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::SyslogAddress;
 
+/// The `script` of an app that serves static files. It stands for pm2rs's own server, wherever the daemon of the moment
+/// keeps that; no such file is needed.
+pub const STATIC_SERVER: &str = "/pm2rs/serve.cjs";
+
 /// A fully resolved app: absolute paths, complete environment, defaults filled in.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

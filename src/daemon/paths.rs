@@ -1,9 +1,10 @@
 //! Where a daemon keeps its things, by the way it was started.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::api::names::PRIVATE_SOCKET;
+use crate::core::STATIC_SERVER;
 
 /// The three ways to stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +91,12 @@ impl Paths {
     #[must_use]
     pub fn agent(&self) -> PathBuf {
         self.shared.join("agent.cjs")
+    }
+
+    /// The server of static files: beside the agent, by the name that specs have for it.
+    #[must_use]
+    pub fn static_server(&self) -> PathBuf {
+        self.agent().with_file_name(Path::new(STATIC_SERVER).file_name().unwrap_or_default())
     }
 
     /// What the daemon must find again after its end.

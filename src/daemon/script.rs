@@ -5,6 +5,7 @@
 //! comes back to the loop as a fact once the script was seen.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use super::Daemon;
@@ -12,20 +13,22 @@ use super::facts::Fact;
 use super::handle::{Caller, Request, What};
 use super::requests::{answer, worker_identity};
 use crate::api::Error;
-use crate::core::{AppSpec, Uid};
+use crate::core::{AppSpec, STATIC_SERVER, Uid};
 use crate::sys::identity::{Identity, run_as_async};
 
 /// What takes longer to look for is left to the start itself, whose own deadline names what it waits for.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 impl What {
-    /// The spec that this would have run.
+    /// The spec that this would have run, if its script has to be looked for.
     fn spec(&self) -> Option<&AppSpec> {
         match self {
-            What::Start(spec, ..) => Some(spec),
+            What::Start(spec, ..) => Some(&**spec),
             What::Restart(_, options, _) | What::Reload(_, options, _) => options.spec.as_deref(),
             _ => None,
         }
+        // Our own server is always there.
+        .filter(|spec| spec.script != Path::new(STATIC_SERVER))
     }
 
     /// Says no to whoever asked for a job.

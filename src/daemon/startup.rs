@@ -143,7 +143,8 @@ async fn assemble(
     notifier: Option<Notifier>,
     store: Store,
 ) -> anyhow::Result<(Daemon, Option<Saved>, Inputs, Handle)> {
-    write_agent(&paths.agent())?;
+    write_source(&paths.agent(), node::AGENT)?;
+    write_source(&paths.static_server(), node::STATIC_SERVER)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the kernel's boot id")?;
     let mut persist = Persist::new(paths.state_file());
     // What is left of a daemon that was about to end is not gone on with: its apps are started anew.
@@ -266,12 +267,12 @@ fn make_folders(mode: &Mode, paths: &Paths) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Workers load it at any time, so it is whole at any time; and where it is there already the disk may be full.
-fn write_agent(path: &Path) -> anyhow::Result<()> {
-    if fs::read(path).is_ok_and(|there| there == node::AGENT.as_bytes()) {
+/// Workers load such a script at any time, so it is whole at any time; and where it is there already the disk may be full.
+fn write_source(path: &Path, source: &str) -> anyhow::Result<()> {
+    if fs::read(path).is_ok_and(|there| there == source.as_bytes()) {
         return Ok(());
     }
-    durable::write(path, node::AGENT.as_bytes(), 0o644).with_context(|| format!("cannot write `{}`", path.display()))
+    durable::write(path, source.as_bytes(), 0o644).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// Has a panic anywhere end the daemon at once. One that had lost a task or a thread would go on in silence; the next one,

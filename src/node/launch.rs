@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::core::{AppSpec, ExecMode, SpawnOrder};
+use crate::core::{AppSpec, ExecMode, STATIC_SERVER, SpawnOrder};
 
 /// Where a shell would look when the app's environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -127,7 +127,12 @@ pub enum LaunchError {
 /// When its interpreter cannot be found now; another try can succeed only once somebody installed it.
 pub fn launch(order: &SpawnOrder, context: &LaunchContext<'_>) -> Result<Launch, LaunchError> {
     let spec = &*order.spec;
-    let script = spec.script.to_string_lossy().into_owned();
+    let script = if spec.script == Path::new(STATIC_SERVER) {
+        context.agent.with_file_name(spec.script.file_name().unwrap_or_default())
+    } else {
+        spec.script.clone()
+    };
+    let script = script.to_string_lossy().into_owned();
     let Some(program) = find_interpreter(spec, context)? else {
         let env = environment(order, context, &spec.script);
         return Ok(Launch { program: spec.script.clone(), args: spec.args.clone(), env, agent: false });

@@ -37,3 +37,7 @@ pub use survive::{channel_name, check_kept, kept};
 
 /// The agent's source. It is to be written into a folder that every worker's user can read.
 pub const AGENT: &str = include_str!("agent.cjs");
+
+/// The source of the server of static files, to be written beside the agent under the name that
+/// [`crate::core::STATIC_SERVER`] has.
+pub const STATIC_SERVER: &str = include_str!("serve.cjs");

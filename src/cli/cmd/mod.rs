@@ -13,6 +13,7 @@ mod logs;
 mod manual;
 mod message;
 mod persist;
+mod serve;
 pub mod settings;
 mod start;
 mod targets;
@@ -51,6 +52,7 @@ pub async fn run(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Logs(args) => logs::logs(session, args).await,
         Command::Flush(args) => log_files::flush(session, args.target.as_deref()).await,
         Command::ReloadLogs => log_files::reopen(session).await,
+        Command::Serve(args) => serve::serve(session, args).await,
         Command::SendSignal(args) => message::signal(session, args).await,
         Command::Send(args) => message::line(session, args).await,
         Command::Attach(args) => message::attach(session, args).await,
