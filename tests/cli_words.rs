@@ -108,7 +108,6 @@ fn what_pm2rs_has_not_is_answered_in_one_line() {
         "deploy production setup",
         "install pm2-logrotate",
         "pull api",
-        "serve . 8080",
         "link a b",
         "profile:cpu",
         "plus",

@@ -65,3 +65,8 @@ fn an_exporter() {
 fn a_server_of_static_files() {
     run("serve.sh");
 }
+
+#[test]
+fn a_migration() {
+    run("migrate.sh");
+}

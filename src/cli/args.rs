@@ -98,6 +98,8 @@ pub enum Command {
     /// Print what a bug report needs
     Report,
 
+    /// Take over what PM2 runs
+    Migrate(MigrateArgs),
     /// Have apps come back at boot
     Startup(StartupArgs),
     /// Undo startup
@@ -342,6 +344,17 @@ pub struct TriggerArgs {
     /// Parameter for the action
     #[arg(value_name = "params")]
     pub params: Option<String>,
+}
+
+/// Arguments of `migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct MigrateArgs {
+    /// PM2's home folder; PM2_HOME or ~/.pm2 by default
+    #[arg(value_name = "folder")]
+    pub folder: Option<PathBuf>,
+    /// Only print what would be done, and what changes its meaning
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `startup` and `unstartup`.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::core::{AppSpec, ExecMode, LogType};
+use crate::core::{AppSpec, ExecMode, LogType, STATIC_SERVER};
 
 use super::keys::{self, Effect};
 
@@ -13,7 +13,7 @@ pub fn to_entry(spec: &AppSpec) -> Map<String, Value> {
     let defaults = AppSpec::default();
     let mut entry = Map::from_iter([
         ("name".to_owned(), json!(spec.name)),
-        ("script".to_owned(), json!(spec.script)),
+        ("script".to_owned(), if serves_files(spec) { json!("serve") } else { json!(spec.script) }),
         ("cwd".to_owned(), json!(spec.cwd)),
         ("interpreter".to_owned(), json!(spec.interpreter)),
         ("exec_mode".to_owned(), json!(if spec.exec_mode == ExecMode::Cluster { "cluster" } else { "fork" })),
@@ -68,6 +68,11 @@ pub fn to_entry(spec: &AppSpec) -> Map<String, Value> {
     };
     entry.extend(spec.extra.iter().filter(|(key, _)| shown_only(key)).map(|(key, value)| (key.clone(), value.clone())));
     entry
+}
+
+/// Whether it is our server of static files, which has another name in a file.
+fn serves_files(spec: &AppSpec) -> bool {
+    spec.script.as_os_str() == STATIC_SERVER
 }
 
 /// The variables that the app's configuration set: as numbers what it gave as numbers, as null what it removed.

@@ -205,6 +205,6 @@ fn another_users_worker_is_at_home_there() {
 
 #[test]
 fn our_server_of_static_files_lies_beside_the_agent() {
-    let launch = start(app(|spec| spec.script = crate::core::STATIC_SERVER.into()), &["/usr/bin/node"], None).unwrap();
+    let launch = start(spec(|spec| spec.script = crate::core::STATIC_SERVER.into()), &["/usr/bin/node"], None).unwrap();
     assert_eq!(command(&launch), "/usr/bin/node --require /run/pm2rs/agent.cjs /run/pm2rs/serve.cjs");
 }

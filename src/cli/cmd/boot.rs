@@ -1,12 +1,15 @@
 //! startup and unstartup: have the daemon, and with it the apps, come back at boot. By systemd.
 //!
-//! Root enables the packaged system unit. Everybody else gets a user unit, and lingering, so that it runs without them
-//! being logged in (loginctl(1)).
+//! Root enables the packaged system unit, which restores everybody's apps. Everybody else gets a user unit, and lingering,
+//! so that it runs without them being logged in (loginctl(1)). Where root says whose home it is about (`--hp`, `--home`,
+//! PM2_HOME) or how the unit is to be called, as PM2's users do, the private daemon of that home gets a unit of its own,
+//! which brings back what was saved.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cli::args::StartupArgs;
+use crate::cli::connect::Place;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 
@@ -18,6 +21,13 @@ const SYSTEM_UNITS: [&str; 3] = ["/etc/systemd/system", "/usr/local/lib/systemd/
 /// The same for users' units.
 const USER_UNITS: [&str; 3] = ["/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"];
 
+/// Where `startup` writes system units.
+const UNIT_FOLDER: &str = "/etc/systemd/system";
+/// By this first line a unit is known that `startup` wrote.
+const OURS: &str = "# Written by `pm2rs startup`.";
+/// `--wait-ip`: systemd.special(7), network-online.target.
+const WAIT_IP: &str = "Wants=network-online.target\nAfter=network-online.target\n";
+
 /// The packaged user unit.
 const USER_UNIT: &str = include_str!("../../../systemd/user/pm2rs.service");
 
@@ -27,9 +37,17 @@ const USER_UNIT: &str = include_str!("../../../systemd/user/pm2rs.service");
 /// Where there is no systemd, no unit to enable, or systemd refuses.
 pub fn startup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
     check(args)?;
+    if let Some(unit) = HomeUnit::wanted(session)? {
+        return unit.install(session);
+    }
     if is_root() {
         if !SYSTEM_UNITS.iter().any(|folder| Path::new(folder).join(UNIT).exists()) {
             return Err(Failure::error(format!("`{UNIT}` is not installed; install the package of pm2rs")));
+        }
+        if session.options.wait_ip {
+            let drop_in = Path::new(UNIT_FOLDER).join(format!("{UNIT}.d")).join("wait-ip.conf");
+            write(session, &drop_in, &format!("[Unit]\n{WAIT_IP}"))?;
+            run(session, "systemctl", &["daemon-reload"])?;
         }
         run(session, "systemctl", &["enable", "--now", UNIT])?;
         session.console.info("The system service starts at boot, with the apps that ran");
@@ -51,7 +69,9 @@ pub fn startup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
 /// Where there is no systemd or it refuses.
 pub fn unstartup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
     check(args)?;
-    if is_root() {
+    if let Some(unit) = HomeUnit::wanted(session)? {
+        unit.remove(session)?;
+    } else if is_root() {
         run(session, "systemctl", &["disable", UNIT])?;
     } else {
         run(session, "systemctl", &["--user", "disable", UNIT])?;
@@ -75,6 +95,107 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
+/// The unit of a private daemon.
+#[derive(Debug, PartialEq, Eq)]
+struct HomeUnit {
+    name: String,
+    user: String,
+    home: PathBuf,
+    wait_ip: bool,
+}
+
+impl HomeUnit {
+    /// The unit that the options ask for, if they ask for one.
+    fn wanted(session: &Session) -> Result<Option<HomeUnit>, Failure> {
+        let options = &session.options;
+        let private = session.choice.place == Place::Private;
+        if options.hp.is_none() && options.service_name.is_none() && !private {
+            return match options.wait_ip && !is_root() {
+                true => Err(Failure::error("--wait-ip is for system units, which root installs")),
+                false => Ok(None),
+            };
+        }
+        if !is_root() {
+            return Err(Failure::error("a unit of that home or name is root's to install: use `sudo`, or no option"));
+        }
+        let user = options.uid.clone().or_else(|| options.user.clone()).filter(|user| !user.is_empty());
+        let user = user.or_else(|| std::env::var("SUDO_USER").ok()).unwrap_or_else(|| "root".to_owned());
+        let account = nix::unistd::User::from_name(&user).ok().flatten();
+        let account = account.ok_or_else(|| Failure::error(format!("there is no user `{user}`")))?;
+        let home = match &options.hp {
+            Some(hp) => session.caller().cwd.join(hp).join(".pm2"),
+            None if private => session.choice.home.clone(),
+            None => account.dir.join(".pm2"),
+        };
+        let name = options.service_name.clone().unwrap_or_else(|| format!("pm2-{user}"));
+        let name = name.trim_end_matches(".service").to_owned();
+        // systemd.unit(5): what a unit's name is made of.
+        let fits = |c: char| c.is_ascii_alphanumeric() || ":-_.\\".contains(c);
+        if name.is_empty() || !name.chars().all(fits) {
+            return Err(Failure::error(format!("`{name}` is no name for a unit")));
+        }
+        Ok(Some(HomeUnit { name, user, home, wait_ip: options.wait_ip }))
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(UNIT_FOLDER).join(format!("{}.service", self.name))
+    }
+
+    fn install(&self, session: &Session) -> Result<(), Failure> {
+        let program = std::env::current_exe()
+            .map_err(|error| Failure::error(format!("cannot tell where this program is: {error}")))?;
+        write(session, &self.path(), &self.text(&program))?;
+        run(session, "systemctl", &["daemon-reload"])?;
+        run(session, "systemctl", &["enable", &self.name])?;
+        let console = &session.console;
+        console.info("Freeze a process list on reboot via:");
+        console.say("$ pm2 save\n");
+        console.info("Remove init script via:");
+        console.say(format!("$ pm2 unstartup systemd --service-name {}", self.name));
+        Ok(())
+    }
+
+    fn remove(&self, session: &Session) -> Result<(), Failure> {
+        let path = self.path();
+        let ours = std::fs::read_to_string(&path).is_ok_and(|text| text.starts_with(OURS));
+        if !ours {
+            return Err(Failure::error(format!("`{}` is not a unit that `startup` wrote", path.display())));
+        }
+        run(session, "systemctl", &["disable", &self.name])?;
+        std::fs::remove_file(&path)
+            .map_err(|error| Failure::error(format!("cannot remove `{}`: {error}", path.display())))?;
+        run(session, "systemctl", &["daemon-reload"])
+    }
+
+    fn text(&self, program: &Path) -> String {
+        let (program, home) = (quoted(program), quoted(&self.home));
+        let wait_ip = if self.wait_ip { WAIT_IP } else { "" };
+        format!(
+            "{OURS}\n[Unit]\nDescription=pm2rs for {user}\nDocumentation=man:pm2rs(1)\nAfter=network.target\n{wait_ip}\n\
+             [Service]\nType=notify\nNotifyAccess=main\nUser={user}\n\
+             ExecStart={program} daemon --home {home}\n\
+             ExecStartPost=-{program} resurrect --silent --home {home}\n\
+             ExecReload={program} reload all --home {home}\n\
+             Restart=on-failure\nKillMode=mixed\nTimeoutStopSec=90s\nLimitNOFILE=1024:524288\n\n\
+             [Install]\nWantedBy=multi-user.target\n",
+            user = self.user,
+        )
+    }
+}
+
+/// systemd.service(5): `%` begins a specifier, quotes keep blanks together.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
+}
+
+fn write(session: &Session, path: &Path, text: &str) -> Result<(), Failure> {
+    let cannot = |error: std::io::Error| Failure::error(format!("cannot write `{}`: {error}", path.display()));
+    path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(cannot)?;
+    std::fs::write(path, text).map_err(cannot)?;
+    session.console.info(format!("Wrote {}", path.display()));
+    Ok(())
+}
+
 fn install_user_unit(session: &Session) -> Result<(), Failure> {
     let home = std::env::home_dir().ok_or_else(|| Failure::error("there is no home folder for the unit"))?;
     let config = std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
@@ -82,19 +203,14 @@ fn install_user_unit(session: &Session) -> Result<(), Failure> {
     if path.exists() {
         return Ok(());
     }
-    let cannot = |error: std::io::Error| Failure::error(format!("cannot write `{}`: {error}", path.display()));
-    let program = std::env::current_exe().map_err(cannot)?;
-    std::fs::create_dir_all(path.parent().unwrap_or(&config)).map_err(cannot)?;
-    std::fs::write(&path, user_unit(&program)).map_err(cannot)?;
-    session.console.info(format!("Wrote {}", path.display()));
-    Ok(())
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::error(format!("cannot tell where this program is: {error}")))?;
+    write(session, &path, &user_unit(&program))
 }
 
 /// The packaged unit, for the program at this path.
 fn user_unit(program: &Path) -> String {
-    // systemd.service(5): `%` begins a specifier, quotes keep blanks together.
-    let program = program.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
-    USER_UNIT.replace("ExecStart=/usr/bin/pm2rs ", &format!("ExecStart=\"{program}\" "))
+    USER_UNIT.replace("ExecStart=/usr/bin/pm2rs ", &format!("ExecStart={} ", quoted(program)))
 }
 
 fn run(session: &Session, program: &str, args: &[&str]) -> Result<(), Failure> {
@@ -111,6 +227,23 @@ fn run(session: &Session, program: &str, args: &[&str]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_homes_unit_starts_its_daemon_and_brings_back_its_list() {
+        let mut unit = HomeUnit {
+            name: "pm2-ann".into(),
+            user: "ann".into(),
+            home: "/home/ann/my %pm2".into(),
+            wait_ip: false,
+        };
+        let text = unit.text(Path::new("/usr/bin/pm2rs"));
+        assert!(text.contains("\nUser=ann\n"), "{text}");
+        assert!(text.contains("\nExecStart=\"/usr/bin/pm2rs\" daemon --home \"/home/ann/my %%pm2\"\n"), "{text}");
+        assert!(text.contains("resurrect --silent --home"), "{text}");
+        assert!(!text.contains("network-online"), "{text}");
+        unit.wait_ip = true;
+        assert!(unit.text(Path::new("/usr/bin/pm2rs")).contains("\nAfter=network-online.target\n"));
+    }
 
     #[test]
     fn unit_names_the_program_safely() {

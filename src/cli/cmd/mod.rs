@@ -12,6 +12,7 @@ mod log_files;
 mod logs;
 mod manual;
 mod message;
+mod migrate;
 mod persist;
 mod serve;
 pub mod settings;
@@ -64,6 +65,7 @@ pub async fn run(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Ping => lifetime::ping(session).await,
         Command::Update => lifetime::update(session).await,
         Command::Report => lifetime::report(session).await,
+        Command::Migrate(args) => migrate::migrate(session, args).await,
         Command::Startup(args) => boot::startup(session, args),
         Command::Unstartup(args) => boot::unstartup(session, args),
         Command::Ecosystem(args) => ecosystem::write_sample(session, args),

@@ -155,7 +155,7 @@ pub fn to_json(spec: &AppSpec) -> Result<String, Failure> {
 fn write_resolved(session: &Session, spec: &AppSpec) -> Result<(), Failure> {
     let path = session.caller().cwd.join(format!("{}-pm2.json", spec.name.replace('/', "-")));
     let cannot = |error: &dyn std::fmt::Display| Failure::error(format!("cannot write `{}`: {error}", path.display()));
-    let document = serde_json::json!({ "apps": [spec] });
+    let document = serde_json::json!({ "apps": [config::to_entry(spec)] });
     let text = serde_json::to_string_pretty(&document).map_err(|error| cannot(&error))?;
     let mut file = std::fs::File::create(&path).map_err(|error| cannot(&error))?;
     file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(|error| cannot(&error))
