@@ -104,14 +104,7 @@ fn wrong_apps_are_refused_before_a_daemon_is_started() {
 
 #[test]
 fn what_pm2rs_has_not_is_answered_in_one_line() {
-    for line in [
-        "deploy production setup",
-        "install pm2-logrotate",
-        "pull api",
-        "link a b",
-        "profile:cpu",
-        "plus",
-    ] {
+    for line in ["deploy production setup", "install pm2-logrotate", "pull api", "link a b", "profile:cpu", "plus"] {
         let ended = pm2rs(line).fails().prints_nothing();
         assert_eq!(ended.stderr().lines().count(), 1, "{line}: {}", ended.stderr());
     }

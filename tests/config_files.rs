@@ -510,8 +510,5 @@ fn pm2s_server_of_static_files_is_not_mistaken_for_another_program() {
     assert_eq!((site.name.as_str(), &site.script), ("static-page-server-81", &app.script));
     let given = |name: &str| site.env.get(&format!("PM2_SERVE_{name}")).map(String::as_str);
     let names = ["PORT", "PATH", "SPA", "BASIC_AUTH", "BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD", "FTP"];
-    assert_eq!(
-        names.map(given),
-        [Some("81"), Some("dist"), Some("true"), Some("true"), Some("ann"), Some("x"), None]
-    );
+    assert_eq!(names.map(given), [Some("81"), Some("dist"), Some("true"), Some("true"), Some("ann"), Some("x"), None]);
 }

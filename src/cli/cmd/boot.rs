@@ -230,12 +230,8 @@ mod tests {
 
     #[test]
     fn a_homes_unit_starts_its_daemon_and_brings_back_its_list() {
-        let mut unit = HomeUnit {
-            name: "pm2-ann".into(),
-            user: "ann".into(),
-            home: "/home/ann/my %pm2".into(),
-            wait_ip: false,
-        };
+        let mut unit =
+            HomeUnit { name: "pm2-ann".into(), user: "ann".into(), home: "/home/ann/my %pm2".into(), wait_ip: false };
         let text = unit.text(Path::new("/usr/bin/pm2rs"));
         assert!(text.contains("\nUser=ann\n"), "{text}");
         assert!(text.contains("\nExecStart=\"/usr/bin/pm2rs\" daemon --home \"/home/ann/my %%pm2\"\n"), "{text}");

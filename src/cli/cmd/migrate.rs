@@ -244,9 +244,10 @@ fn changes(app: &AppSpec) -> Vec<String> {
     if app.restart_delay == 0 && app.exp_backoff_restart_delay == 0 && app.autorestart {
         changes.push("crashes in a row are restarted with growing delays".to_owned());
     }
-    let ignored = app.extra.keys().filter(|key| {
-        config::find_key(key).is_some_and(|key| matches!(key.effect, config::Effect::Unsupported(_)))
-    });
+    let ignored = app
+        .extra
+        .keys()
+        .filter(|key| config::find_key(key).is_some_and(|key| matches!(key.effect, config::Effect::Unsupported(_))));
     for key in ignored {
         changes.push(format!("{key}: has no effect here"));
     }
