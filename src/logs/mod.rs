@@ -28,6 +28,7 @@ mod loss;
 mod mailbox;
 pub mod message_ids;
 mod paths;
+mod rate_limit;
 mod rotation;
 mod sinks;
 mod split;
@@ -46,6 +47,7 @@ use collector::Collector;
 pub use history::Search;
 use mailbox::{Command, FollowRequest, Mailbox};
 pub use paths::{combined_path, out_path};
+pub use rate_limit::limited_unit;
 
 use crate::core::{AppId, AppSpec, ProcessId, Uid, WorkerId};
 use crate::sys::identity::Identity;

@@ -102,3 +102,20 @@ test_a_restarted_journal_gets_every_line() {
 }
 last_count() { journal "PM2RS_APP=$1" PM2RS_STREAM=out | jq -r 'last.MESSAGE | ltrimstr("count ")'; }
 counted_beyond() { [ "$(last_count "$1")" -gt "$2" ]; }
+
+test_a_rate_limit_is_said_and_a_namespace_is_kept_to() {
+    local limited
+    limited=$(sed -n 's/^pub const RATE_LIMITED: &str = "\(.*\)";/\1/p' "$folder/../../src/logs/message_ids.rs")
+    holds "$(journal -u pm2rs "MESSAGE_ID=$limited")" 'length == 0'
+    inside mkdir -p /etc/systemd/system/pm2rs.service.d
+    inside tee /etc/systemd/system/pm2rs.service.d/log.conf >/dev/null <<<$'[Service]\nLogRateLimitIntervalSec=30s\nLogNamespace=apps'
+    inside systemctl daemon-reload
+    inside systemctl restart pm2rs
+    eventually 20 online api 1
+    inside journalctl --namespace=apps --sync
+    contains "$(inside journalctl --namespace=apps -x "MESSAGE_ID=$limited")" "LogRateLimitIntervalSec=1us"
+    eventually 20 in_the_namespace
+    eventually 10 found_in_the_namespace
+}
+in_the_namespace() { inside journalctl --namespace=apps -o cat PM2RS_APP=api | grep -qx 'count 5'; }
+found_in_the_namespace() { as alice pm2rs logs api --nostream --raw --grep '^count 5$' | grep -qx 'count 5'; }
