@@ -5,8 +5,8 @@ setup() {
     users alice
     install_package
     inside systemctl start pm2rs
-    as alice pm2rs start /srv/apps/counter.js --name api --output NULL --error NULL
-    as alice pm2rs start /srv/apps/counter.js --name other
+    as alice pm2rs start /srv/apps/counts.js --name api --output NULL --error NULL
+    as alice pm2rs start /srv/apps/counts.js --name other
     eventually 20 online api 1
     eventually 20 online other 1
 }
@@ -117,5 +117,9 @@ test_a_rate_limit_is_said_and_a_namespace_is_kept_to() {
     eventually 20 in_the_namespace
     eventually 10 found_in_the_namespace
 }
-in_the_namespace() { inside journalctl --namespace=apps -o cat PM2RS_APP=api | grep -qx 'count 5'; }
-found_in_the_namespace() { as alice pm2rs logs api --nostream --raw --grep '^count 5$' | grep -qx 'count 5'; }
+in_the_namespace() { inside journalctl --namespace=apps -o cat PM2RS_APP=api | grep -q '^count '; }
+found_in_the_namespace() {
+    local line
+    line=$(inside journalctl --namespace=apps -o cat -n 1 PM2RS_APP=api PM2RS_STREAM=out)
+    same "$(as alice pm2rs logs api --nostream --raw --grep "^$line\$")" "$line"
+}
