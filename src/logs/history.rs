@@ -206,14 +206,14 @@ pub fn search(mut archives: Vec<Archive>, search: Search) -> io::Result<OwnedFd>
     let out = Out { pipe: writer.into() };
     std::thread::Builder::new().name("logs-search".to_owned()).spawn(move || {
         let _permit = permit;
-        run(archives, &search, out);
+        run(&archives, &search, out);
     })?;
     Ok(reader)
 }
 
-fn run(archives: Vec<Archive>, search: &Search, mut out: Out) {
+fn run(archives: &[Archive], search: &Search, mut out: Out) {
     let mut sources = Vec::new();
-    for archive in &archives {
+    for archive in archives {
         if archive.shelves.is_empty() {
             sources.push((archive.newest(), archive, None));
         }
