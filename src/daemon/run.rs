@@ -223,7 +223,7 @@ impl Daemon {
     fn on_hangup(&mut self) {
         // PM2's daemon ignores SIGHUP, and a private one must outlive the terminal it was started from.
         if self.mode == Mode::System || self.mode == Mode::User {
-            warn!("SIGHUP: this release has nothing to reload");
+            warn!("SIGHUP means nothing here; `systemctl reload` has the installed program executed");
         }
     }
 
