@@ -465,6 +465,8 @@ impl Collector {
             outlets.filter_map(|outlet| outlet.syslog.as_ref()).map(|sender| sender.receiver().clone()).collect();
         self.sinks.syslog.keep(|receiver| used.contains(receiver));
         self.pump_all();
+        // Whoever hears that it is over may count on the pipes being closed.
+        drop(worker.streams);
         for reply in worker.departure.into_iter().flat_map(|departure| departure.replies) {
             let _ = reply.send(());
         }
