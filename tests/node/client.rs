@@ -128,9 +128,9 @@ pub async fn pids(port: u16, count: usize) -> Vec<u32> {
 pub async fn ask(node: &Path, kind: &str, port: u16, count: usize) -> Vec<Value> {
     let mut command = tokio::process::Command::new(node);
     command.arg(tests().join("apps/client.js")).args([kind, &port.to_string(), &count.to_string()]);
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true).output();
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(DEADLINE, output).await.expect("the client takes too long").unwrap();
-    assert!(output.status.success(), "{}", output.status);
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
