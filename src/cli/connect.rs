@@ -51,6 +51,8 @@ pub struct Choice {
     pub place: Place,
     /// PM2RS_HOME or what stands for it, absolute: the private daemon's folder, and that of the caller's own files.
     pub home: PathBuf,
+    /// What such a folder is called in somebody's home: `.pm2rs`, or `.pm2` for who calls this program so.
+    pub folder: &'static str,
 }
 
 impl Choice {
@@ -66,7 +68,7 @@ impl Choice {
             (.., None) => Place::Any,
         };
         let home = named.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| "/etc".into()).join(folder));
-        Choice { place, home: std::path::absolute(&home).unwrap_or(home) }
+        Choice { place, home: std::path::absolute(&home).unwrap_or(home), folder }
     }
 
     /// The socket of the private daemon.
@@ -312,11 +314,11 @@ mod tests {
     fn a_named_home_means_its_private_daemon() {
         let plain = Options::default();
         let named = Options { home: Some("/h".into()), ..Options::default() };
-        let private = |home: &str| Choice { place: Place::Private, home: home.into() };
-        assert_eq!(chosen(&named, false, &[("PM2RS_HOME", "/e")]), private("/h"));
-        assert_eq!(chosen(&plain, false, &[("PM2RS_HOME", "/e"), ("PM2_HOME", "/p")]), private("/e"));
-        assert_eq!(chosen(&plain, true, &[("PM2RS_HOME", "/e"), ("PM2_HOME", "/p")]), private("/p"));
-        assert_eq!(chosen(&plain, true, &[("PM2RS_HOME", "/e")]), private("/e"));
+        let private = |home: &str, folder| Choice { place: Place::Private, home: home.into(), folder };
+        assert_eq!(chosen(&named, false, &[("PM2RS_HOME", "/e")]), private("/h", ".pm2rs"));
+        assert_eq!(chosen(&plain, false, &[("PM2RS_HOME", "/e"), ("PM2_HOME", "/p")]), private("/e", ".pm2rs"));
+        assert_eq!(chosen(&plain, true, &[("PM2RS_HOME", "/e"), ("PM2_HOME", "/p")]), private("/p", ".pm2"));
+        assert_eq!(chosen(&plain, true, &[("PM2RS_HOME", "/e")]), private("/e", ".pm2"));
     }
 
     #[test]

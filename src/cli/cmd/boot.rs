@@ -123,9 +123,9 @@ impl HomeUnit {
         let account = nix::unistd::User::from_name(&user).ok().flatten();
         let account = account.ok_or_else(|| Failure::error(format!("there is no user `{user}`")))?;
         let home = match &options.hp {
-            Some(hp) => session.caller().cwd.join(hp).join(".pm2"),
+            Some(hp) => session.caller().cwd.join(hp).join(session.choice.folder),
             None if private => session.choice.home.clone(),
-            None => account.dir.join(".pm2"),
+            None => account.dir.join(session.choice.folder),
         };
         let name = options.service_name.clone().unwrap_or_else(|| format!("pm2-{user}"));
         let name = name.trim_end_matches(".service").to_owned();
@@ -171,12 +171,15 @@ impl HomeUnit {
         let (program, home) = (quoted(program), quoted(&self.home));
         let wait_ip = if self.wait_ip { WAIT_IP } else { "" };
         format!(
-            "{OURS}\n[Unit]\nDescription=pm2rs for {user}\nDocumentation=man:pm2rs(1)\nAfter=network.target\n{wait_ip}\n\
+            "{OURS}\n[Unit]\nDescription=pm2rs for {user}\nDocumentation=man:pm2rs(1)\nAfter=network.target\n{wait_ip}\
+             StartLimitIntervalSec=0\n\n\
              [Service]\nType=notify\nNotifyAccess=main\nUser={user}\n\
              ExecStart={program} daemon --home {home}\n\
              ExecStartPost=-{program} resurrect --silent --home {home}\n\
              ExecReload={program} reload all --home {home}\n\
-             Restart=on-failure\nKillMode=mixed\nTimeoutStopSec=90s\nLimitNOFILE=1024:524288\n\n\
+             Restart=always\nRestartSec=100ms\nWatchdogSec=30s\nTimeoutStopSec=90s\nLimitNOFILE=1024:524288\n\
+             # Apps outlive a daemon that dies, and the next one takes them over.\n\
+             KillMode=process\nOOMPolicy=continue\nFileDescriptorStoreMax=8192\nNonBlocking=yes\n\n\
              [Install]\nWantedBy=multi-user.target\n",
             user = self.user,
         )
