@@ -77,6 +77,13 @@ impl From<IpAddr> for Host {
     }
 }
 
+impl From<SocketAddr> for Host {
+    fn from(address: SocketAddr) -> Host {
+        let scope = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
+        Host { ip: address.ip(), scope }
+    }
+}
+
 impl Wanted {
     /// # Errors
     /// EINVAL for what no Node sends.
@@ -115,11 +122,7 @@ impl Wanted {
             return any(port);
         }
         match text.parse::<SocketAddr>() {
-            Ok(address) => {
-                let scope = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
-                let host = Some(Host { ip: address.ip(), scope });
-                Some(Wanted::Tcp { host, port: address.port(), v6_only: false })
-            }
+            Ok(address) => Some(Wanted::Tcp { host: Some(address.into()), port: address.port(), v6_only: false }),
             Err(_) => any(text),
         }
     }
@@ -128,8 +131,7 @@ impl Wanted {
     pub fn of(address: &Address, kind: Kind, v6_only: bool) -> Option<Wanted> {
         Some(match address {
             Address::Inet(address) => {
-                let scope = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
-                let (host, port) = (Host { ip: address.ip(), scope }, address.port());
+                let (host, port) = (Host::from(*address), address.port());
                 match kind {
                     Kind::Stream => Wanted::Tcp { host: Some(host), port, v6_only },
                     Kind::Datagram => Wanted::Udp { host, port, v6_only, reuse: false },
