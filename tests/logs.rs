@@ -456,6 +456,35 @@ async fn syslog_gets_each_line_besides_the_file() {
     assert_eq!(read(&rig.path("logs/api-out-0.log")), "one\ntwo\n");
 }
 
+#[tokio::test]
+async fn a_syslog_daemon_for_all_apps_gets_lines_of_those_that_name_none() {
+    let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    let address = format!("udp:{}", server.local_addr().unwrap());
+    let rig = Rig::with(|config| {
+        *config = config.clone().with_environment(|name| (name == "PM2RS_LOG_SYSLOG").then(|| address.clone()));
+    });
+    let own = std::os::unix::net::UnixDatagram::bind(rig.path("syslog")).unwrap();
+    own.set_read_timeout(Some(DEADLINE)).unwrap();
+    let named = rig.spec(|spec| {
+        spec.log.syslog = Some(format!("unix:{}", rig.path("syslog").display()).parse().unwrap());
+    });
+    let mut first = rig.attach(1, 0, &rig.spec(|_| ()));
+    let mut second = rig.attach(2, 1, &named);
+    first.err(b"to all\n");
+    second.out(b"to its own\n");
+    let mut datagram = [0; 512];
+    let length = server.recv(&mut datagram).unwrap();
+    let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
+    assert!(text.starts_with("<11>1 ") && text.ends_with(" api 1001 err - to all"), "{text}");
+    let length = own.recv(&mut datagram).unwrap();
+    assert!(datagram[..length].ends_with(b" api[1002]: to its own"));
+    rig.end(first).await;
+    rig.end(second).await;
+    server.set_nonblocking(true).unwrap();
+    assert!(server.recv(&mut datagram).is_err(), "what an app sends to its own receiver goes nowhere else");
+}
+
 /// Not a test: what the next one runs with a disk of its own that is about to be full.
 #[tokio::test]
 #[ignore = "started by another test, in its own mount namespace"]

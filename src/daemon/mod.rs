@@ -218,7 +218,8 @@ impl Daemon {
         let fleet = if self.forget { Fleet::default() } else { self.fleet.clone() };
         let saved = persist::Saved::new(self.boot_id.clone(), fleet, self.workers.saved(), self.jobs.last());
         let reported = self.reported.iter().map(|(id, all)| (*id, all.clone())).collect();
-        persist::Saved { reported, jobs: self.jobs.all().cloned().collect(), ..saved }
+        let lost_lines = self.losses.iter().map(|(id, loss)| (*id, loss.lines)).collect();
+        persist::Saved { reported, jobs: self.jobs.all().cloned().collect(), lost_lines, ..saved }
     }
 
     fn clean_up(&self) {

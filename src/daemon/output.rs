@@ -115,6 +115,7 @@ impl Daemon {
             LogEvent::Dropped { lines, reason, .. } => {
                 let loss = self.losses.entry(process).or_default();
                 loss.lines = loss.lines.saturating_add(lines);
+                self.persist.note_change();
                 loss.unsaid = loss.unsaid.saturating_add(lines);
                 if loss.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
                     let lines = std::mem::take(&mut loss.unsaid);
@@ -157,4 +158,11 @@ pub(super) struct Loss {
     pub(super) reason: Option<String>,
     unsaid: u64,
     said: Option<Instant>,
+}
+
+impl Loss {
+    /// What a process had lost under the daemon before.
+    pub(super) fn of_before(lines: u64) -> Loss {
+        Loss { lines, ..Loss::default() }
+    }
 }

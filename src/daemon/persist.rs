@@ -48,6 +48,9 @@ pub struct Saved {
     /// Jobs as others see them, those that ended a moment ago included: somebody may be waiting for them.
     #[serde(default)]
     pub jobs: Vec<JobView>,
+    /// Log lines that each process has lost so far.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost_lines: BTreeMap<ProcessId, u64>,
 }
 
 /// A worker as it can be found again: a pid alone never names a process.
@@ -271,7 +274,16 @@ impl Saved {
     /// What is to be written now.
     #[must_use]
     pub fn new(boot_id: String, fleet: Fleet, workers: Vec<SavedWorker>, last_job: u32) -> Saved {
-        Saved { format: FORMAT, boot_id, fleet, workers, last_job, reported: BTreeMap::new(), jobs: Vec::new() }
+        Saved {
+            format: FORMAT,
+            boot_id,
+            fleet,
+            workers,
+            last_job,
+            reported: BTreeMap::new(),
+            jobs: Vec::new(),
+            lost_lines: BTreeMap::new(),
+        }
     }
 
     fn decode(text: &[u8]) -> Result<Saved, Unusable> {

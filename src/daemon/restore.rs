@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use tracing::{info, warn};
 
+use super::output::Loss;
 use super::persist::{self, Saved, SavedWorker};
 use super::saved_list::restores_at_boot;
 use super::spawner::marks;
@@ -18,6 +19,7 @@ impl Daemon {
         self.jobs.continue_after(saved.last_job);
         self.fleet = saved.fleet;
         self.reported = saved.reported.into_iter().collect();
+        self.losses = saved.lost_lines.into_iter().map(|(id, lines)| (id, Loss::of_before(lines))).collect();
         let known: BTreeSet<JobId> = self.fleet.jobs().map(|job| job.id).collect();
         self.jobs.take_over(saved.jobs, |job| known.contains(&job), present());
         let processes: Vec<_> = self.fleet.processes().map(|process| process.id).collect();

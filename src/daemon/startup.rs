@@ -165,13 +165,16 @@ async fn assemble(
     }
     let service = !matches!(mode, Mode::Private { .. });
     let journal = service && Path::new("/run/systemd/journal/socket").exists();
-    if journal && let Some(unit) = logs::limited_unit() {
+    let log_settings =
+        LogsConfig::new(journal, paths.home.join("logs")).with_environment(|name| std::env::var(name).ok());
+    if log_settings.journal
+        && let Some(unit) = logs::limited_unit() {
         warn!(
             MESSAGE_ID = logs::message_ids::RATE_LIMITED,
             unit, "journald may drop lines of apps that write very many: it limits the unit's rate"
         );
     }
-    let (logs, log_events) = Logs::start(LogsConfig::new(journal, paths.home.join("logs")));
+    let (logs, log_events) = Logs::start(log_settings);
     let (handle, requests, changes) = Handle::new(WAITING_REQUESTS);
     let (fact_sender, facts) = mpsc::unbounded_channel();
     if let Some(path) = paths.pid_file(&mode)

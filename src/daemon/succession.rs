@@ -265,6 +265,9 @@ impl Daemon {
         if tokio::time::timeout(LAST_LINES, self.logs.stand_still()).await.is_err() {
             warn!("the log path does not come to a standstill; lines may be seen twice");
         }
+        while let Ok(event) = inputs.logs.try_recv() {
+            self.on_log_event(event);
+        }
         let saved = self.saved();
         self.persist.remember(&saved);
         Some(pause)

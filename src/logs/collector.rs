@@ -20,7 +20,7 @@ use super::sinks::{FileId, Outlet, Sinks};
 use super::stream::{self, Stream, Turn};
 use super::syslog;
 use super::{Counters, Known, LogEvent, LogsConfig, Source, Whose, combined_path, last_lines, out_path};
-use crate::core::{AppSpec, ProcessId, WorkerId};
+use crate::core::{AppSpec, ProcessId, SyslogAddress, WorkerId};
 use crate::sys::epoll::Interest;
 use crate::sys::identity::Identity;
 use crate::sys::poller::Poller;
@@ -68,11 +68,9 @@ struct Origins {
 }
 
 impl Origins {
-    fn syslog(&self, outlet: &Outlet, spec: &AppSpec) -> Option<Arc<syslog::Sender>> {
-        let address = spec.log.syslog.clone().filter(|_| !spec.log.disable_logs)?;
+    fn syslog(&self, outlet: &Outlet, address: SyslogAddress) -> Arc<syslog::Sender> {
         let (process, err) = (outlet.process, outlet.writer.err);
-        let sender = syslog::Sender::new(address, &self.identity, process, &outlet.app_name, err, self.pid);
-        Some(Arc::new(sender))
+        Arc::new(syslog::Sender::new(address, &self.identity, process, &outlet.app_name, err, self.pid))
     }
 
     fn head(&self, outlet: &Outlet) -> Arc<[u8]> {
@@ -196,10 +194,15 @@ impl Collector {
         self.pump_all();
         while self.sinks.journal.is_busy() && now.elapsed() < LAST_LINES {
             if self.poller.wait(Some(LAST_LINES.saturating_sub(now.elapsed()))).is_err() {
-                return;
+                break;
             }
             self.sinks.pump_journal(Instant::now());
         }
+        let now = Instant::now();
+        for (process, row) in &self.rows {
+            row.files().for_each(|id| self.sinks.abandon_file(id, *process, now));
+        }
+        self.sinks.abandon_messages(now);
     }
 
     /// Has rotated files looked after when there are new ones.
@@ -364,7 +367,7 @@ impl Collector {
         let mut streams = [(outlet(false, out), Stream::new(stdout)), (outlet(true, err), Stream::new(stderr))];
         for (outlet, stream) in &mut streams {
             outlet.journal = journal.then(|| origins.head(outlet));
-            outlet.syslog = origins.syslog(outlet, &spec);
+            outlet.syslog = self.config.syslog_of(&spec).map(|address| origins.syslog(outlet, address));
             for id in [outlet.file, outlet.combined].into_iter().flatten() {
                 if let Some(file) = self.sinks.file(id) {
                     file.writers += 1;
@@ -618,7 +621,7 @@ impl Collector {
         let files: Vec<FileId> = self.rows.get(&process).into_iter().flat_map(Row::files).collect();
         let file_error = files.into_iter().find_map(|id| self.sinks.file(id)?.error());
         let receiver = self.rows.get(&process).and_then(|row| {
-            let address = row.known.spec.log.syslog.clone()?;
+            let address = self.config.syslog_of(&row.known.spec)?;
             Some(syslog::Receiver { address, uid: row.known.identity.uid })
         });
         let syslog_error = || receiver.and_then(|receiver| self.sinks.syslog.error(&receiver));

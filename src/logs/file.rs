@@ -282,6 +282,14 @@ impl LogFile {
         }
     }
 
+    /// Tries a last time to write what waits, and lets go of the rest. Tells what was lost.
+    pub fn abandon(&mut self, now: Instant) -> Lost {
+        if !self.pending.is_empty() {
+            self.reopen(now);
+        }
+        Lost::all_of(&std::mem::take(&mut self.pending))
+    }
+
     /// Empties it.
     ///
     /// # Errors

@@ -239,6 +239,13 @@ impl Journal {
         }
     }
 
+    /// Lets go of what still waits: there will be nobody to send it.
+    pub fn abandon(&mut self, losses: &mut Losses, now: Instant) {
+        for block in self.waiting.drain(..) {
+            losses.add(block.process, block.rest(), "the daemon made way before the journal took them", now);
+        }
+    }
+
     fn went(&mut self, sent: usize, losses: &mut Losses, now: Instant) {
         self.stuck_since = None;
         self.error = None;

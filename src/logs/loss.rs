@@ -107,6 +107,13 @@ impl Losses {
         }
     }
 
+    /// Tells what nobody was told yet: there will be no other time.
+    pub fn tell_rest(&mut self, now: Instant) {
+        for (process, account) in &mut self.accounts {
+            report(&self.events, *process, account, now);
+        }
+    }
+
     /// All that this process ever lost.
     #[must_use]
     pub fn of(&self, process: ProcessId) -> Lost {
@@ -178,5 +185,9 @@ mod tests {
         losses.tell(start + REPORT_EVERY);
         let told = |lines| Ok(LogEvent::Dropped { process, lines, reason: String::new() });
         assert_eq!((events.try_recv(), events.try_recv(), losses.wakes_at()), (told(1), told(7), None));
+        losses.add(process, Lost { lines: 9, bytes: 9 }, "", start + REPORT_EVERY);
+        losses.tell_rest(start + REPORT_EVERY);
+        losses.tell_rest(start + REPORT_EVERY);
+        assert_eq!((events.try_recv(), events.try_recv().ok()), (told(9), None));
     }
 }

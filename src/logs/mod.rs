@@ -12,6 +12,10 @@
 //!                            └─▶ Memory (last lines, where no file has them)
 //! ```
 //!
+//! A service writes files and the journal: PM2's users and their tools go by the files and by the paths that `jlist` has,
+//! those of systemd by the journal, and an app that nobody configured is to be found by both. Each can be switched off,
+//! for an app by its keys, the journal for all by [`LogsConfig::with_environment`]. Without systemd files are all.
+//!
 //! What comes from a pipe leaves it only when it is where it belongs: see `stream.rs`.
 
 mod collector;
@@ -49,7 +53,7 @@ use mailbox::{Command, FollowRequest, Mailbox};
 pub use paths::{combined_path, out_path};
 pub use rate_limit::limited_unit;
 
-use crate::core::{AppId, AppSpec, ProcessId, Uid, WorkerId};
+use crate::core::{AppId, AppSpec, NoSyslogAddress, ProcessId, SyslogAddress, Uid, WorkerId};
 use crate::sys::identity::Identity;
 
 /// Events that wait for the daemon; more are folded into later ones.
@@ -67,6 +71,8 @@ pub struct LogsConfig {
     pub folder: PathBuf,
     /// Bytes of all apps' rotated files together.
     pub total_size: u64,
+    /// Where lines go besides where an app's spec does not say otherwise; `None` for nowhere.
+    pub syslog: Option<SyslogAddress>,
 }
 
 impl LogsConfig {
@@ -78,7 +84,34 @@ impl LogsConfig {
             journal_socket: PathBuf::from("/run/systemd/journal/socket"),
             folder,
             total_size: 4 << 30,
+            syslog: None,
         }
+    }
+
+    /// With what the daemon's environment says for all apps; `environment` looks a variable up. `PM2RS_JOURNAL` is `true` or
+    /// `false`, `PM2RS_LOG_SYSLOG` an address. What an app's spec says takes precedence. A value that means nothing is
+    /// said and passed over: no app is to stay down because of where its lines go.
+    #[must_use]
+    pub fn with_environment(mut self, environment: impl Fn(&str) -> Option<String>) -> LogsConfig {
+        let of = |name: &str| environment(name).filter(|value| !value.is_empty());
+        if let Some(value) = of("PM2RS_JOURNAL") {
+            match value.parse() {
+                Ok(journal) => self.journal = journal,
+                Err(_) => tracing::warn!(value, "PM2RS_JOURNAL is neither `true` nor `false`"),
+            }
+        }
+        if let Some(value) = of("PM2RS_LOG_SYSLOG") {
+            match value.parse() {
+                Ok(address) => self.syslog = Some(address),
+                Err(NoSyslogAddress) => tracing::warn!(value, "PM2RS_LOG_SYSLOG is no address: {NoSyslogAddress}"),
+            }
+        }
+        self
+    }
+
+    fn syslog_of(&self, spec: &AppSpec) -> Option<SyslogAddress> {
+        let address = spec.log.syslog.as_ref().or(self.syslog.as_ref());
+        address.filter(|_| !spec.log.disable_logs).cloned()
     }
 }
 
@@ -272,5 +305,34 @@ impl Logs {
         let (reply, answer) = oneshot::channel();
         self.mailbox.send(make(reply));
         answer.await.ok()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_speaks_for_apps_that_say_nothing() {
+        let set = |journal: &'static str, syslog: &'static str| {
+            LogsConfig::new(true, "/l".into()).with_environment(move |name| match name {
+                "PM2RS_JOURNAL" => Some(journal.to_owned()),
+                "PM2RS_LOG_SYSLOG" => Some(syslog.to_owned()),
+                _ => None,
+            })
+        };
+        let config = set("false", "udp:127.0.0.1:514");
+        let mut spec = AppSpec::default();
+        assert!(!config.journal);
+        assert_eq!(config.syslog_of(&spec), "udp:127.0.0.1:514".parse().ok());
+        spec.log.syslog = "unix:/dev/log".parse().ok();
+        assert_eq!(config.syslog_of(&spec), "unix:/dev/log".parse().ok());
+        spec.log.disable_logs = true;
+        assert_eq!(config.syslog_of(&spec), None);
+        for (journal, syslog) in [("", ""), ("maybe", "udp:collector")] {
+            let config = set(journal, syslog);
+            assert!(config.journal && config.syslog.is_none(), "{journal}, {syslog}");
+        }
     }
 }

@@ -360,6 +360,21 @@ impl Sinks {
         }
     }
 
+    /// Tries a file a last time; what it does not take is lost, to `process`.
+    pub fn abandon_file(&mut self, id: FileId, process: ProcessId, now: Instant) {
+        let Some(file) = self.file(id) else { return };
+        let lost = file.abandon(now);
+        let reason = file.error().unwrap_or_default();
+        self.losses.add(process, lost, &reason, now);
+    }
+
+    /// Lets go of what waits for the journal and for syslog daemons, and tells all that was lost.
+    pub fn abandon_messages(&mut self, now: Instant) {
+        self.journal.abandon(&mut self.losses, now);
+        self.syslog.abandon(&mut self.losses, now);
+        self.losses.tell_rest(now);
+    }
+
     /// Sends on what waits for the journal.
     pub fn pump_journal(&mut self, now: Instant) {
         self.journal.pump(&mut self.losses, now);

@@ -291,6 +291,17 @@ impl Syslog {
         }
     }
 
+    /// Lets go of what still waits: there will be nobody to send it.
+    pub fn abandon(&mut self, losses: &mut Losses, now: Instant) {
+        for (_, link) in self.links.values_mut() {
+            let reason = link.error.clone().unwrap_or_default();
+            link.bytes = 0;
+            for (process, message) in link.waiting.drain(..) {
+                losses.add(process, Lost { lines: 1, bytes: message.len() as u64 }, &reason, now);
+            }
+        }
+    }
+
     /// Lets go of all receivers but those that are still in use, and those for which something waits.
     pub fn keep(&mut self, used: impl Fn(&Receiver) -> bool) {
         self.links.retain(|receiver, (_, link)| used(receiver) || !link.waiting.is_empty());
