@@ -168,7 +168,8 @@ async fn assemble(
     let log_settings =
         LogsConfig::new(journal, paths.home.join("logs")).with_environment(|name| std::env::var(name).ok());
     if log_settings.journal
-        && let Some(unit) = logs::limited_unit() {
+        && let Some(unit) = logs::limited_unit()
+    {
         warn!(
             MESSAGE_ID = logs::message_ids::RATE_LIMITED,
             unit, "journald may drop lines of apps that write very many: it limits the unit's rate"
