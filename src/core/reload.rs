@@ -294,12 +294,18 @@ impl ReloadLane {
                         // It stood in for its predecessor, and a trigger has restarted the row since.
                         step.state = StepState::Restarting(worker);
                     } else if ready && (!step.has_to_stay_up || fleet.has_stayed_up(worker)) {
-                        self.proven = true;
-                        fleet.end_trial(worker);
-                        step.state = match fleet.swap(step.process) {
-                            Some(old) => StepState::Leaving(old),
-                            None => StepState::Over,
-                        };
+                        match fleet.listens_like_its_predecessor(step.process, worker) {
+                            Start::Pending => {}
+                            Start::Failed(why) => step.broken = Some(why),
+                            Start::Ready => {
+                                self.proven = true;
+                                fleet.end_trial(worker);
+                                step.state = match fleet.swap(step.process) {
+                                    Some(old) => StepState::Leaving(old),
+                                    None => StepState::Over,
+                                };
+                            }
+                        }
                     }
                 }
                 StepState::Leaving(worker) => match fleet.workers.get(&worker) {

@@ -4,6 +4,7 @@
 
 use super::process::{Desired, State};
 use super::restart::Record;
+use super::start::Start;
 use super::worker::{Readiness, WorkerState};
 use super::{Action, AppSpec, ExecMode, Fleet, LogLevel, LogTopic, ProcessId, Timer, WorkerId};
 
@@ -58,6 +59,29 @@ impl Fleet {
             self.arm(Timer::MinUptime(worker), min_uptime.saturating_add(STAY_UP_MARGIN));
         }
         false
+    }
+
+    /// Whether a ready newcomer listens if its predecessor does, which may have begun to only after the newcomer was
+    /// ordered: nobody would serve the row's address between them. Sees to it that it is asked again, within
+    /// `listen_timeout`.
+    pub(super) fn listens_like_its_predecessor(&mut self, process: ProcessId, worker: WorkerId) -> Start {
+        let listened = |id: WorkerId| self.workers.get(&id).is_some_and(|worker| worker.listened);
+        let predecessor = self.processes.get(&process).and_then(|row| row.current).filter(|id| *id != worker);
+        if listened(worker) || !predecessor.is_some_and(listened) {
+            return Start::Ready;
+        }
+        let Some(spawned_at) = self.workers.get(&worker).and_then(|worker| worker.spawned_at) else {
+            return Start::Pending;
+        };
+        let timeout = self.spec_of_worker(worker).map_or(0, |spec| spec.listen_timeout);
+        let left = timeout.saturating_sub(self.now().mono.since(spawned_at));
+        if left == 0 {
+            return Start::Failed(format!("did not listen within {timeout} ms, as its predecessor does"));
+        }
+        if self.timers.at(Timer::MinUptime(worker)).is_none() {
+            self.arm(Timer::MinUptime(worker), left);
+        }
+        Start::Pending
     }
 
     pub(super) fn min_uptime_reached(&mut self, worker: WorkerId) {

@@ -1,15 +1,17 @@
 //! How long an address is kept: as long as a row of the app wants it.
 //!
 //! A row claims an address when one of its workers asks for it, and the claim outlives the worker: between two workers
-//! connections wait. It ends when the row is removed, when the app closes its server and lives on, or when the row's
-//! new worker does not ask for it any more.
+//! connections wait. It ends when the row is removed (then rows that have only just begun inherit it), when the app
+//! closes its server and lives on, or when the row's new worker does not ask for it any more.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::bind;
 use super::listener::{ListenerId, Origin, Sockets};
-use super::task::Task;
+use super::query::SETTLED;
+use super::task::{Due, Task};
+use super::worker::Worker;
 use crate::core::{AppId, ProcessId};
 
 impl Task {
@@ -50,9 +52,25 @@ impl Task {
 
     pub(super) fn remove_process(&mut self, process: ProcessId) {
         let claimed = self.listeners.all.iter().filter(|(_, listener)| listener.claims.contains(&process));
-        let claimed: Vec<_> = claimed.map(|(id, _)| *id).collect();
-        for id in claimed {
+        let claimed: Vec<_> = claimed.map(|(id, listener)| (*id, listener.app)).collect();
+        for (id, app) in claimed {
+            self.bequeath(id, app, process);
             self.drop_claim(id, process);
+        }
+    }
+
+    /// Rows that begin have not asked for everything yet: the last one that had an address leaves it to them, for as
+    /// long as that takes. Otherwise a scale up and a deletion of what was there before would close it in between.
+    fn bequeath(&mut self, id: ListenerId, app: AppId, process: ProcessId) {
+        let begins = |worker: &&Worker| {
+            let asks = worker.announced.is_empty() || self.awaits(&Due::Settled(app, worker.process));
+            worker.app == app && worker.process != process && !worker.terminating && !worker.ended && asks
+        };
+        let heirs: Vec<_> = self.workers.values().filter(begins).map(|worker| worker.process).collect();
+        let Some(listener) = self.listeners.all.get_mut(&id) else { return };
+        if listener.claims.len() == 1 && !heirs.is_empty() {
+            listener.claims.extend(heirs);
+            self.arm(Due::Abandoned(id), SETTLED);
         }
     }
 

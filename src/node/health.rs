@@ -25,8 +25,9 @@ use crate::sys::socket;
 /// Between two looks at the queues.
 const TICK: Duration = Duration::from_millis(10);
 /// A worker that has owed a sign of life for so long does not serve its queue. Less, and a busy machine would take
-/// connections away from healthy workers, which spoils the balance of those that are kept alive.
-const STUCK: Duration = Duration::from_millis(60);
+/// connections away from healthy workers: that spoils the balance of those that are kept alive, and costs the
+/// supervisor an accept(2) and a message for each.
+const STUCK: Duration = Duration::from_millis(250);
 /// Connections taken out of one slot's queue in one go.
 const BURST: usize = 64;
 /// A slot whose row is gone: between two looks, and how many. Handshakes that were under way when it was taken out of
@@ -293,9 +294,14 @@ impl Task {
         self.rescue_all(id);
         let Some(listener) = self.listeners.all.get_mut(&id) else { return };
         let Sockets::Slots(slots) = &mut listener.sockets else { return };
+        let serving = slots.all.values().any(|slot| slot.live);
         let Some(slot) = slots.all.get_mut(&process) else { return };
         // The row may have come back meanwhile.
         let Some(looks) = slot.retiring else { return };
+        if !serving {
+            // With no other to choose, the kernel deals to this one still.
+            return self.arm(Due::Retire(id, process), RETIRE);
+        }
         if looks > 0 && socket::is_readable(&slot.fd).unwrap_or(false) {
             slot.retiring = Some(looks - 1);
             return self.arm(Due::Retire(id, process), RETIRE);

@@ -23,7 +23,7 @@ use crate::sys::socket::{self, Kind};
 /// How long nobody listens before an address is given up, when a worker has closed its server and lives on.
 const ABANDONED: Duration = Duration::from_secs(2);
 /// How long after its first `listening` a row's new worker may take to ask for what the old one had.
-const SETTLED: Duration = Duration::from_secs(10);
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
 /// Addresses of one worker that are reported.
 const ANNOUNCED: usize = 64;
 

@@ -1,8 +1,10 @@
 'use strict';
 const { port, answer } = require('./answer');
-require('node:http')
+const server = require('node:http')
   .createServer((request, response) => {
     const ms = Number(new URL(request.url, 'http://x').searchParams.get('ms'));
     setTimeout(() => response.end(JSON.stringify({ ...answer(), url: request.url, main: require.main === module })), ms);
-  })
-  .listen(port);
+  });
+// With HELD it listens only once it gets a message.
+if (process.env.HELD) process.once('message', () => server.listen(port));
+else server.listen(port);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pm2rs::core::{Balance, ProcessId};
-use pm2rs::node::PrimaryConfig;
+use pm2rs::node::{NodeEvent, PrimaryConfig};
 
 use crate::client::{Connection, Load};
 use crate::rig::{Plan, Rig, free_port, node, nodes};
@@ -117,6 +117,38 @@ async fn scaling_loses_nothing() {
     }
 }
 
+/// An only row goes for good while one that is to serve in its stead has not asked for the address yet.
+async fn pass_on_the_address(ebpf: bool, balance: Balance) {
+    let Some(node) = node(24) else { return };
+    let mut rig = Rig::with(PrimaryConfig { ebpf, ..PrimaryConfig::default() });
+    let port = free_port();
+    let plan = Plan::new(&node, "http.js").balance(balance).env("PORT", port);
+    let (old, _) = rig.serve(&plan.row(0)).await;
+    let loads = [true, false].map(|keep| Load::start(port, 6, keep, "/?ms=2", Duration::ZERO));
+    // It begins, and listens only when it is told to.
+    let new = rig.spawn(&plan.row(1).env("HELD", 1)).await;
+    rig.event(NodeEvent::Online { worker: new }).await;
+    assert_eq!(rig.stop(old).await, 0);
+    rig.primary.remove_process(ProcessId(0));
+    // Longer than the socket of a row that is gone is kept for stragglers.
+    tokio::time::sleep(Duration::from_millis(6500)).await;
+    rig.primary.send(new, serde_json::json!("go"));
+    rig.listening(new).await;
+    for load in loads {
+        let (answers, failures) = load.end().await;
+        assert!(failures.is_empty(), "ebpf {ebpf}, {balance:?}: {} of {answers} failed: {failures:?}", failures.len());
+    }
+}
+
+#[tokio::test]
+async fn whoever_begins_inherits_the_address_of_the_last_row_that_goes() {
+    tokio::join!(
+        pass_on_the_address(true, Balance::Auto),
+        pass_on_the_address(false, Balance::Auto),
+        pass_on_the_address(true, Balance::RoundRobin),
+    );
+}
+
 #[tokio::test]
 async fn a_drain_ends_in_any_case() {
     for (major, node) in nodes() {
@@ -129,7 +161,7 @@ async fn a_drain_ends_in_any_case() {
         let answers = crate::client::ask(&node, "ws", port, 1).await;
         assert_eq!(answers.len(), 1);
         rig.primary.drain(worker, 200);
-        rig.event(pm2rs::node::NodeEvent::Drained { worker, left: 1 }).await;
+        rig.event(NodeEvent::Drained { worker, left: 1 }).await;
 
         // Without the agent Node's own disconnect has to do.
         let port = free_port();
@@ -141,9 +173,9 @@ async fn a_drain_ends_in_any_case() {
         let (worker, _) = rig.serve(&plan).await;
         rig.signal(worker, libc::SIGKILL);
         rig.primary.drain(worker, 20_000);
-        rig.event(pm2rs::node::NodeEvent::Drained { worker, left: 0 }).await;
+        rig.event(NodeEvent::Drained { worker, left: 0 }).await;
         let nobody = pm2rs::core::WorkerId(4711);
         rig.primary.drain(nobody, 20_000);
-        rig.event(pm2rs::node::NodeEvent::Drained { worker: nobody, left: 0 }).await;
+        rig.event(NodeEvent::Drained { worker: nobody, left: 0 }).await;
     }
 }

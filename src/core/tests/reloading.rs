@@ -114,6 +114,44 @@ fn a_newcomer_that_never_listens_is_given_its_time_and_then_ended() {
     assert_eq!(sim.current(P0), w(1));
 }
 
+/// A cluster of one, whose worker is online and has yet to listen, and its newcomer, which has stayed up.
+fn reloaded_too_early() -> (Simulator, JobId) {
+    let mut sim = Simulator::default();
+    sim.start(cluster(1));
+    sim.spawned(w(1));
+    sim.send(Event::WorkerOnline { worker: w(1) });
+    let job = sim.reload(&[P0]);
+    sim.spawned(w(2));
+    sim.send(Event::WorkerOnline { worker: w(2) });
+    sim.send(Event::WorkerListening { worker: w(1) });
+    sim.pass(1500);
+    assert_eq!(sim.current(P0), w(1), "nobody would listen");
+    (sim, job)
+}
+
+#[test]
+fn a_newcomer_takes_over_when_it_listens_as_its_predecessor_does_by_now() {
+    let (mut sim, job) = reloaded_too_early();
+    sim.send(Event::WorkerListening { worker: w(2) });
+    assert_eq!(sim.current(P0), w(2));
+    all_leave(&mut sim);
+    assert!(sim.is_done(job));
+}
+
+#[test]
+fn a_newcomer_that_does_not_listen_as_its_predecessor_does_by_now_is_ended() {
+    let (mut sim, job) = reloaded_too_early();
+    sim.pass(1500);
+    assert!(sim.does(&Action::TerminateWorker { worker: w(2) }));
+    sim.exits(w(2), Exit::Signal(2));
+    assert!(
+        sim.failure(job).contains("did not listen within 3000 ms, as its predecessor does"),
+        "{}",
+        sim.failure(job)
+    );
+    assert_eq!(sim.current(P0), w(1));
+}
+
 #[test]
 fn silence_is_no_readiness_in_a_reload() {
     let mut sim = Simulator::running(AppSpec { wait_ready: true, ..cluster(1) });

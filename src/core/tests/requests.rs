@@ -106,6 +106,22 @@ fn scaling_down_drains_the_lowest_ids() {
 }
 
 #[test]
+fn scaling_down_ends_those_first_that_do_not_serve() {
+    let mut sim = Simulator::running(cluster(2));
+    sim.scale(APP, 5);
+    let (online, starting, gone) = (WorkerId(3), WorkerId(4), WorkerId(5));
+    sim.spawned(online);
+    sim.send(Event::WorkerOnline { worker: online });
+    sim.spawned(starting);
+    sim.spawn_fails(gone, false);
+    assert_eq!((sim.state(ProcessId(2)), sim.state(ProcessId(4))), (State::Ready, State::Errored));
+    sim.scale(APP, 2);
+    assert_eq!((sim.state(P0), sim.state(P1)), (State::Ready, State::Ready));
+    sim.settle();
+    assert_eq!(sim.fleet.processes().map(|row| row.id.0).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
 fn a_worker_that_dies_while_it_drains_is_not_replaced() {
     let mut sim = Simulator::running(cluster(2));
     let job = sim.scale(APP, 1);

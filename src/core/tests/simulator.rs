@@ -70,15 +70,18 @@ impl Simulator {
         let open = self.restarts.iter().filter(|(job, _)| !self.finished.contains_key(job));
         let restarting: BTreeSet<_> = open.flat_map(|(_, processes)| processes.iter().copied()).collect();
         let mut ready_before = self.ready_rows();
+        let mut listening_before = self.listening_rows();
         // Restarts go on over many events, a few rows at a time.
         ready_before.retain(|process| !restarting.contains(process));
+        listening_before.retain(|process| !restarting.contains(process));
         let now = Now { mono: Time(self.now), wall: 1_000_000 + self.now };
         self.actions = self.fleet.step(event.clone(), now);
         for action in self.actions.clone() {
             self.perform(action);
         }
         self.check();
-        self.check_that_serving_rows_stay(&event, &ready_before);
+        self.check_that_serving_rows_stay(&event, &ready_before, Simulator::ready_rows);
+        self.check_that_serving_rows_stay(&event, &listening_before, Simulator::listening_rows);
     }
 
     fn perform(&mut self, action: Action) {
@@ -222,9 +225,21 @@ impl Simulator {
         ready.filter(cluster).map(|row| row.id).collect()
     }
 
+    /// Those of them that have been seen to listen.
+    fn listening_rows(&self) -> BTreeSet<ProcessId> {
+        let listens = |process: &ProcessId| self.fleet.worker(self.current(*process)).unwrap().listened;
+        self.ready_rows().into_iter().filter(listens).collect()
+    }
+
     /// A cluster row that serves goes on serving, unless its worker died by itself or a request says otherwise; a
-    /// reload is no such request.
-    fn check_that_serving_rows_stay(&self, event: &Event, before: &BTreeSet<ProcessId>) {
+    /// reload is no such request, and a scale down leaves as many as are wanted.
+    fn check_that_serving_rows_stay(
+        &self,
+        event: &Event,
+        before: &BTreeSet<ProcessId>,
+        serving: fn(&Simulator) -> BTreeSet<ProcessId>,
+    ) {
+        let after = serving(self);
         let excused: Vec<ProcessId> = match event {
             Event::WorkerExited { worker, .. } => self
                 .fleet
@@ -236,12 +251,19 @@ impl Simulator {
                 .collect(),
             Event::StopRequested { processes, .. } | Event::DeleteRequested { processes, .. } => processes.clone(),
             Event::RestartTriggered { process, graceful: false, .. } => vec![*process],
-            Event::ScaleRequested { .. } | Event::ShutdownRequested { .. } => return,
+            Event::ScaleRequested { app, instances, .. } => {
+                let of_app = |process: &&ProcessId| self.fleet.process(**process).is_none_or(|row| row.app == *app);
+                let left = after.iter().filter(of_app).count();
+                let wanted = usize::try_from(*instances).unwrap().max(1);
+                assert!(left >= wanted.min(before.iter().filter(of_app).count()), "{left} serve after {event:?}");
+                return;
+            }
+            Event::ShutdownRequested { .. } => return,
             _ => Vec::new(),
         };
         for process in before.iter().filter(|process| !excused.contains(process)) {
             let Some(row) = self.fleet.process(*process) else { continue };
-            assert!(row.state == State::Ready, "row {process} stopped serving at {event:?}: {row:?}");
+            assert!(after.contains(process), "row {process} stopped serving at {event:?}: {row:?}");
         }
     }
 
