@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pm2rs::api::{Client, Error, StartDict, UpdateDict, names};
 
 use crate::daemon::{DEADLINE, within};
@@ -42,7 +44,9 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let _ = self.daemon.kill();
+        // What was started is the keeper: SIGKILL would leave the daemon below it, SIGTERM is passed on and waited for.
+        let keeper = Pid::from_raw(self.daemon.id().cast_signed());
+        let _ = kill(keeper, Signal::SIGTERM);
         let _ = self.daemon.wait();
     }
 }
