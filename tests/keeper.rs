@@ -4,6 +4,7 @@
 mod cli;
 mod clients;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -14,6 +15,7 @@ use clients::{COUNTER, Load, SERVER, ask, assert_complete, free_port, identities
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pm2rs::sys::proc::Stat;
+use pm2rs::sys::sealed;
 use serde_json::Value;
 
 const IDLE: &str = "setInterval(() => {}, 1 << 30);\n";
@@ -66,6 +68,28 @@ impl Place {
     fn socket(&self) -> PathBuf {
         self.home.path().join("keeper.sock")
     }
+
+    /// SIGKILL to both: nobody is left to start another one.
+    fn kill_both(&self) {
+        let (daemon, keeper) = (self.daemon(), self.keeper());
+        signal(keeper, Signal::SIGKILL);
+        signal(daemon, Signal::SIGKILL);
+        until("both to be gone", || is_gone(daemon) && is_gone(keeper));
+    }
+
+    fn state(&self) -> Value {
+        // Its last line is a seal.
+        let text = fs::read_to_string(self.home.path().join("state.json")).unwrap_or_default();
+        text.lines().next().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default()
+    }
+
+    /// Waits until the state file tells that the worker with this pid serves.
+    fn until_on_disk(&self, pid: u32) {
+        until("it to be written", || {
+            let workers = self.state()["fleet"]["workers"].clone();
+            workers.as_object().is_some_and(|all| all.values().any(|w| w["pid"] == pid && w["state"] == "ready"))
+        });
+    }
 }
 
 impl Drop for Place {
@@ -94,6 +118,11 @@ impl Drop for Guarded {
 /// A zombie is not.
 fn is_gone(pid: u32) -> bool {
     kill(Pid::from_raw(pid.cast_signed()), None).is_err()
+}
+
+/// Runs no more; whoever is to collect it may take their time.
+fn is_over(pid: u32) -> bool {
+    Stat::read(pid).map_or(true, |stat| stat.is_dead())
 }
 
 fn pid(row: &Value) -> u32 {
@@ -201,13 +230,82 @@ fn without_its_keeper_the_daemon_goes_on_and_the_next_command_starts_both() {
     place.call("restart 0").ok();
     let list = place.jlist();
     assert_eq!((place.daemon(), pid(&list[1])), (daemon, pid(&before[1])), "the daemon does not go on");
+    place.until_on_disk(pid(&list[0]));
     signal(daemon, Signal::SIGKILL);
     until("the daemon to be gone", || is_gone(daemon));
-    until("both again", || online(&place.jlist()) == 2);
-    assert!(list.iter().all(|row| is_gone(pid(row))), "a worker that nobody has a channel to runs on");
+    assert_eq!(identities(&place.jlist()), identities(&list));
     assert_ne!(place.keeper(), keeper);
     let now = place.kill_daemon();
     println!("back after {now:?}");
+}
+
+#[test]
+fn when_all_have_died_the_next_command_goes_on_with_the_workers() {
+    let place = Place::new();
+    place.write("server.js", SERVER);
+    place.write("counter.js", COUNTER);
+    let port = free_port();
+    place.call("start server.js -i 2 --name web").env("PORT", &port.to_string()).ok();
+    place.call("start counter.js").ok();
+    until("all to be online", || online(&place.jlist()) == 3 && ask(port).is_ok());
+    place.call("restart web").ok();
+    until("both to serve", || (0..20).map(|_| ask(port).unwrap()).collect::<BTreeSet<_>>().len() == 2);
+    let before = identities(&place.jlist());
+    let servers: BTreeSet<String> = before[..2].iter().map(|row| row.1.to_string()).collect();
+    before.iter().for_each(|row| place.until_on_disk(u32::try_from(row.1).unwrap()));
+
+    let load = Load::start(port);
+    place.kill_both();
+    // They serve on with nobody above them.
+    assert!((0..20).all(|_| servers.contains(&ask(port).unwrap())));
+    assert_eq!(identities(&place.jlist()), before, "{}", place.log());
+    assert!(place.call("describe web").ok().stdout().contains("without its channel"));
+    let out = place.home.path().join("logs/counter-out.log");
+    let lines = || fs::read_to_string(&out).unwrap_or_default().lines().count();
+    let seen = lines();
+    until("output to arrive again", || lines() > seen + 20);
+    // The next one has what this one has, and it is in charge.
+    place.kill_daemon();
+    assert_eq!(identities(&place.jlist()), before);
+    place.call("reload web").ok();
+    let list = place.jlist();
+    let (_, failures) = load.end();
+    assert!(failures.is_empty(), "{failures:?}");
+    assert!(list[..2].iter().all(|row| !servers.contains(&pid(row).to_string()) && online(&list) == 3));
+    assert!(before[..2].iter().all(|row| is_over(u32::try_from(row.1).unwrap())));
+    assert!(!place.call("describe web").ok().stdout().contains("without its channel"));
+    let pids: BTreeSet<String> = (0..40).map(|_| ask(port).unwrap()).collect();
+    assert_eq!(pids.len(), 2);
+    place.call("stop counter").ok();
+    until("it to be gone", || is_over(u32::try_from(before[2].1).unwrap()));
+}
+
+#[test]
+fn when_all_have_died_what_is_no_worker_any_more_is_not_taken_for_one() {
+    let place = Place::new();
+    place.write("idle.js", IDLE);
+    place.call("start idle.js -i 3").ok();
+    until("all", || online(&place.jlist()) == 3);
+    let before = place.jlist();
+    before.iter().for_each(|row| place.until_on_disk(pid(row)));
+    place.kill_both();
+    // One has ended meanwhile, and the pid of another is somebody else's by now.
+    signal(pid(&before[0]), Signal::SIGKILL);
+    until("it to be gone", || is_over(pid(&before[0])));
+    let stranger = Guarded(Command::new("sleep").arg("600").spawn().unwrap());
+    let path = place.home.path().join("state.json");
+    let state = fs::read_to_string(&path).unwrap();
+    let content = state.lines().next().unwrap();
+    let as_number = |pid: u32| format!("\"pid\":{pid},");
+    let content = content.replace(&as_number(pid(&before[1])), &as_number(stranger.0.id()));
+    fs::write(&path, sealed::seal(content.into())).unwrap();
+    until("all again", || online(&place.jlist()) == 3);
+    let after = place.jlist();
+    assert_eq!(identities(&after)[2], identities(&before)[2], "{}", place.log());
+    let restarts = |list: &[Value]| list.iter().map(|row| row["pm2_env"]["restart_time"].clone()).collect::<Vec<_>>();
+    assert_eq!(restarts(&after), [1, 1, 0]);
+    assert!(!is_gone(stranger.0.id()), "somebody else's process was ended");
+    until("nothing to run twice", || is_over(pid(&before[1])));
 }
 
 #[test]

@@ -51,6 +51,7 @@ impl Daemon {
                 pid,
                 usage,
                 reported: self.reported.get(&process.id),
+                regained: live.is_some_and(|(_, live)| live.regained),
                 loss: self.losses.get(&process.id),
                 instances: self.fleet.processes_of(app.id).count(),
                 unique_id: self.spawner.unique_id(app.id),

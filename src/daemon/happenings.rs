@@ -2,11 +2,11 @@
 
 use tracing::{debug, info, warn};
 
-use super::Daemon;
 use super::facts::Fact;
 use super::keeping;
 use super::saying::about;
 use super::workers::{Started, Wish};
+use super::{Daemon, now};
 use crate::core::{AppSpec, Event, Exit, SpawnFailure, WorkerId};
 use crate::logs::{Source, message_ids};
 use crate::node::{Attachment, NodeEvent};
@@ -162,6 +162,8 @@ impl Daemon {
             NodeEvent::Listening { worker, address } => {
                 debug!(%worker, address, "listens");
                 self.feed(Event::WorkerListening { worker });
+                // Its sockets are in the state file as well.
+                self.persist.touch(now());
             }
             NodeEvent::Message { worker, message } => self.on_message(worker, &message),
             NodeEvent::Drained { worker, left } => {

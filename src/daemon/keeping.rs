@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::net::unix::pipe;
+use tokio::net::unix::pipe::Sender;
 use tracing::warn;
 
 use super::notify_socket::NotifySocket;
@@ -17,10 +17,11 @@ use super::workers::Started;
 use crate::core::{AppSpec, WorkerId};
 use crate::node::channel_name;
 use crate::sys::cgroup::Cgroup;
+use crate::sys::foreign::Take;
 use crate::sys::identity::Identity;
 use crate::sys::store::Store;
 use crate::sys::tree::Tree;
-use crate::sys::{memfd, pidfd};
+use crate::sys::{memfd, pidfd, pipe};
 
 /// A record that is larger is none of ours.
 const MAX_RECORD: usize = 1 << 20;
@@ -38,6 +39,9 @@ pub(super) struct Record {
     pub(super) pid_file: Option<PathBuf>,
     pub(super) notify: Option<PathBuf>,
     pub(super) identity: Identity,
+    /// All that was kept of it was lost once, its channel for good.
+    #[serde(default)]
+    pub(super) regained: bool,
 }
 
 impl Record {
@@ -74,11 +78,7 @@ pub(super) fn keep(store: &Store, worker: WorkerId, record: &Record, ends: &Ends
     if !store.keeps() {
         return;
     }
-    let text = serde_json::to_vec(record).map_err(std::io::Error::from);
-    match text.and_then(|text| memfd::sealed("pm2rs-worker", &text)) {
-        Ok(fd) => store.keep(&name(worker, "record"), fd),
-        Err(error) => warn!(%worker, %error, "cannot keep the worker for the next daemon"),
-    }
+    keep_record(store, worker, record);
     store.keep(&channel_name(worker), ends.channel);
     for (what, fd) in [("in", ends.stdin), ("out", ends.stdout), ("err", ends.stderr)] {
         store.keep(&name(worker, what), fd);
@@ -91,6 +91,32 @@ pub(super) fn keep(store: &Store, worker: WorkerId, record: &Record, ends: &Ends
         Ok(None) => {}
         Err(error) => warn!(%worker, %error, "cannot keep the worker's pidfd for the next daemon"),
     }
+}
+
+fn keep_record(store: &Store, worker: WorkerId, record: &Record) {
+    let text = serde_json::to_vec(record).map_err(std::io::Error::from);
+    match text.and_then(|text| memfd::sealed("pm2rs-worker", &text)) {
+        Ok(fd) => store.keep(&name(worker, "record"), fd),
+        Err(error) => warn!(%worker, %error, "cannot keep the worker for the next daemon"),
+    }
+}
+
+/// What of a worker's descriptors can be had again from the worker itself, by the names under which they are kept.
+pub(super) fn regainable(worker: WorkerId) -> [(String, Take); 3] {
+    [("in", Take::Writer), ("out", Take::Reader), ("err", Take::Reader)].map(|(what, take)| (name(worker, what), take))
+}
+
+/// Keeps a worker of which everything was lost but its process, as if it had been kept all the time. Its descriptors
+/// have been, as far as there are any; what it would write to nobody ends at once.
+pub(super) fn keep_again(store: &Store, worker: WorkerId, record: Record, pidfd: &OwnedFd) -> std::io::Result<()> {
+    for what in ["out", "err"].map(|what| name(worker, what)) {
+        if store.get(&what).is_none() {
+            store.keep(&what, pipe::new()?.0);
+        }
+    }
+    store.keep(&name(worker, "pidfd"), pidfd);
+    keep_record(store, worker, &Record { regained: true, notify: None, ..record });
+    Ok(())
 }
 
 /// Lets go of all that is kept of a worker.
@@ -138,7 +164,7 @@ pub(super) fn take_over(store: &Store, worker: WorkerId, record: Record, spec: A
         pidfd: Arc::new(pidfd),
         tree: record.tree(),
         spec,
-        stdin: get("in").and_then(|fd| pipe::Sender::from_owned_fd(fd).ok()),
+        stdin: get("in").and_then(|fd| Sender::from_owned_fd(fd).ok()),
         channel: store.get(&channel_name(worker)),
         stdout: Some(get("out")?),
         stderr: Some(get("err")?),
@@ -148,6 +174,7 @@ pub(super) fn take_over(store: &Store, worker: WorkerId, record: Record, spec: A
         mark: record.mark,
         pid_file: record.pid_file,
         identity: record.identity,
+        regained: record.regained,
     })
 }
 

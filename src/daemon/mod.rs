@@ -12,7 +12,7 @@
 //! | `happenings.rs`, `facts.rs` | what workers, Node and tasks tell, as events for the core |
 //! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
 //! | `persist.rs`, `write_schedule.rs`, `keeping.rs` | what survives the daemon: state, and when it is written; descriptors |
-//! | `restore.rs` | taking up what ran before |
+//! | `restore.rs`, `salvage.rs` | taking up what ran before; with the state file alone |
 //! | `leftovers.rs` | a stopped service whose daemon was dead leaves nothing behind |
 //! | `succession.rs`, `check.rs` | making way for another daemon while workers run on; whether it can take over |
 //! | `triggers.rs` | cron, memory limits, watched files |
@@ -38,6 +38,7 @@ mod reports;
 mod requests;
 mod restore;
 mod run;
+mod salvage;
 mod sampling;
 mod saved_list;
 mod saying;

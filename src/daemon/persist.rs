@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use super::salvage::Remains;
 use super::write_schedule::Schedule;
 use crate::api::JobView;
 use crate::core::{Fleet, ProcessId, Time, WorkerId};
@@ -51,6 +52,9 @@ pub struct Saved {
     /// Log lines that each process has lost so far.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost_lines: BTreeMap<ProcessId, u64>,
+    /// On disk alone: what a daemon needs for which nothing else was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remains: Option<Remains>,
 }
 
 /// A worker as it can be found again: a pid alone never names a process.
@@ -283,6 +287,7 @@ impl Saved {
             reported: BTreeMap::new(),
             jobs: Vec::new(),
             lost_lines: BTreeMap::new(),
+            remains: None,
         }
     }
 

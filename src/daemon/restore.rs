@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, VecDeque};
 use tracing::{info, warn};
 
 use super::output::Loss;
-use super::persist::{self, Saved, SavedWorker};
+use super::persist::{Saved, SavedWorker};
 use super::saved_list::restores_at_boot;
+use super::saying::about;
 use super::spawner::marks;
 use super::{Daemon, keeping, present};
 use crate::core::{Event, Exit, JobId, SpawnFailure, WorkerId, WorkerState};
@@ -48,6 +49,21 @@ impl Daemon {
         self.persist.touch(super::now());
     }
 
+    /// The same for a daemon of which there is nothing but its state file, and these workers.
+    pub(super) fn take_over_regained(&mut self, saved: Saved, regained: &BTreeSet<WorkerId>) {
+        let others: Vec<_> = saved.workers.iter().filter(|saved| !regained.contains(&saved.worker)).cloned().collect();
+        end_survivors(&others);
+        end_unknown(&marks(&self.boot_id, &self.paths.home), regained);
+        self.take_over(saved);
+        for worker in regained {
+            let row = self.fleet.worker(*worker).and_then(|worker| self.fleet.process(worker.process));
+            let Some(row) = row.filter(|_| self.workers.get(*worker).is_some()) else { continue };
+            let (app, process) = (self.fleet.app(row.app).map_or("", crate::core::App::name), row.id.0);
+            let message = format!("App [{app}:{process}] runs on without its channel; it gets one when it is reloaded");
+            about!(info, message_ids::REGAINED, app, process, "{message}");
+        }
+    }
+
     /// Takes a worker over; where that cannot be, what became of it.
     fn adopt(&mut self, worker: WorkerId) -> Option<Event> {
         let (pid, exited) = self.fleet.worker(worker).map(|w| (w.pid, w.state == WorkerState::Exited))?;
@@ -81,15 +97,14 @@ impl Daemon {
         None
     }
 
-    /// Reads the state file and goes on from there.
-    pub(super) fn restore(&mut self) {
-        let saved = persist::load(&self.paths.state_file());
+    /// Starts anew what is in the state file.
+    pub(super) fn restore(&mut self, saved: Option<Saved>) {
         let same_boot = saved.as_ref().is_some_and(|saved| saved.boot_id == self.boot_id);
         if let Some(saved) = saved.as_ref().filter(|_| same_boot) {
             end_survivors(&saved.workers);
         }
         // The state may be older than the last worker, or lost.
-        end_unknown(&marks(&self.boot_id, &self.paths.home));
+        end_unknown(&marks(&self.boot_id, &self.paths.home), &BTreeSet::new());
         let Some(saved) = saved else { return };
         self.jobs.continue_after(saved.last_job);
         if !same_boot && !restores_at_boot(&self.mode) {
@@ -105,7 +120,7 @@ impl Daemon {
     }
 }
 
-/// A worker whose channel and pipes went with the daemon cannot be taken back: it is ended, so that nothing runs twice.
+/// A worker that cannot be gone on with is ended, so that nothing runs twice.
 fn end_survivors(workers: &[SavedWorker]) {
     for saved in workers {
         let tree = saved.tree();
@@ -121,10 +136,10 @@ fn end_survivors(workers: &[SavedWorker]) {
 }
 
 /// The same for workers of this home that nothing was written about.
-fn end_unknown(marks: &str) {
+fn end_unknown(marks: &str, known: &BTreeSet<WorkerId>) {
     let is_ours = |variable: &[u8]| {
-        let worker = variable.strip_prefix(marks.as_bytes());
-        worker.is_some_and(|worker| !worker.is_empty() && worker.iter().all(u8::is_ascii_digit))
+        let worker = variable.strip_prefix(marks.as_bytes()).and_then(|worker| std::str::from_utf8(worker).ok());
+        worker.and_then(|worker| worker.parse().ok()).is_some_and(|worker| !known.contains(&WorkerId(worker)))
     };
     let found =
         tree::marked(is_ours).inspect_err(|error| warn!(%error, "cannot look for workers of the daemon before"));

@@ -121,7 +121,7 @@ impl Daemon {
             self.persist.remember(&saved);
         }
         if self.persist.due().is_some_and(|due| due <= now()) {
-            let saved = self.saved();
+            let saved = self.saved_with_remains();
             self.persist.write(&saved);
         }
         let status = self.status_line();

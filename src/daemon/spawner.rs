@@ -154,6 +154,7 @@ impl Spawner {
             pid_file: pid_file.clone(),
             notify: notify.as_ref().map(|(_, path)| path.clone()),
             identity: identity.clone(),
+            regained: false,
         };
         let ends = keeping::Ends {
             channel: &channel,
@@ -183,6 +184,7 @@ impl Spawner {
             stderr: Some(stderr_read),
             unit: record.unit,
             notify: notify.map(|(socket, _)| socket),
+            regained: false,
         })
     }
 

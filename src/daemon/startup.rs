@@ -1,5 +1,6 @@
 //! From nothing to a daemon that takes commands: folders, lock, log, sockets, bus, and what ran before.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -17,12 +18,13 @@ use super::facts::Fact;
 use super::handle::Handle;
 use super::keeper;
 use super::keeping;
-use super::persist::{Persist, Saved};
+use super::persist::{self, Persist, Saved};
 use super::run::Inputs;
+use super::salvage::salvage;
 use super::scopes::Scopes;
 use super::spawner::Spawner;
 use super::{Daemon, DaemonOptions, Mode, Paths};
-use crate::core::Uid;
+use crate::core::{Uid, WorkerId};
 use crate::dbus;
 use crate::logs::{self, Logs, LogsConfig};
 use crate::node::{self, Primary, PrimaryConfig};
@@ -125,14 +127,47 @@ fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     runtime.block_on(async {
         let (mut daemon, before, inputs, handle) = assemble(mode, paths, inherited, limit, notifier, store).await?;
         match before {
-            Some(saved) => daemon.take_over(saved),
-            None => daemon.restore(),
+            Before::Kept(saved) => daemon.take_over(*saved),
+            Before::Found(saved, regained) => daemon.take_over_regained(*saved, &regained),
+            Before::Ended(saved) => daemon.restore(saved.map(|saved| *saved)),
         }
         daemon.begin_to_serve(handle);
         let result = daemon.run(inputs, waiter).await;
         daemon.clean_up();
         result
     })
+}
+
+/// What there is of the daemon before.
+enum Before {
+    /// All that it had, kept for us.
+    Kept(Box<Saved>),
+    /// Its state file, and these of its workers, which still live.
+    Found(Box<Saved>, BTreeSet<WorkerId>),
+    /// Its state file at most, and nothing that could be gone on with.
+    Ended(Option<Box<Saved>>),
+}
+
+/// Looks for it, and leaves nothing in the store that does not belong to it.
+fn look_back(persist: &mut Persist, store: &Store, path: &Path, boot_id: &str) -> Before {
+    // What is left of a daemon that was about to end is not gone on with: its apps are started anew.
+    let goes_on = |saved: &Saved| saved.boot_id == boot_id && !saved.fleet.is_shutting_down();
+    if let Some(saved) = persist.remember_in(store).filter(goes_on) {
+        return Before::Kept(saved.into());
+    }
+    let kept = keeping::kept(store);
+    for worker in &kept {
+        keeping::end(store, *worker);
+    }
+    node::release_kept(store);
+    let saved = persist::load(path).map(Box::new);
+    match saved {
+        Some(saved) if kept.is_empty() && goes_on(&saved) => match salvage(store, &saved) {
+            none if none.is_empty() => Before::Ended(Some(saved)),
+            regained => Before::Found(saved, regained),
+        },
+        saved => Before::Ended(saved),
+    }
 }
 
 async fn assemble(
@@ -142,21 +177,12 @@ async fn assemble(
     limit: Option<Limit>,
     notifier: Option<Notifier>,
     store: Store,
-) -> anyhow::Result<(Daemon, Option<Saved>, Inputs, Handle)> {
+) -> anyhow::Result<(Daemon, Before, Inputs, Handle)> {
     write_source(&paths.agent(), node::AGENT)?;
     write_source(&paths.static_server(), node::STATIC_SERVER)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the kernel's boot id")?;
     let mut persist = Persist::new(paths.state_file());
-    // What is left of a daemon that was about to end is not gone on with: its apps are started anew.
-    let goes_on = |saved: &Saved| saved.boot_id == boot_id.trim() && !saved.fleet.is_shutting_down();
-    let before = persist.remember_in(&store).filter(goes_on);
-    if before.is_none() {
-        for worker in keeping::kept(&store) {
-            keeping::end(&store, worker);
-        }
-        store.release_all("l");
-        store.release_all("node-");
-    }
+    let before = look_back(&mut persist, &store, &paths.state_file(), boot_id.trim());
     let node = PrimaryConfig { store: store.clone(), ..PrimaryConfig::default() };
     let (primary, node_events) = Primary::start(node).context("cannot serve Node's channels")?;
     for socket in inherited {

@@ -71,6 +71,8 @@ pub struct Extras<'a> {
     pub usage: Usage,
     /// What the app reported over its channel: `axm_monitor`, `axm_actions`, `axm_options`, `node_version`.
     pub reported: Option<&'a Map<String, Value>>,
+    /// Its worker has no channel any more.
+    pub regained: bool,
     /// What of its output was lost.
     pub loss: Option<&'a Loss>,
     /// Count of the app's processes.
@@ -174,6 +176,11 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     if hung {
         put("hung", json!(true));
         put("reason", json!("does not answer: its event loop does not turn, new connections go to the others"));
+    } else if extras.regained {
+        put(
+            "reason",
+            json!("runs on without its channel, since the daemon died together with its keeper; a reload gives it one"),
+        );
     } else if !process.reason.is_empty() {
         put("reason", json!(process.reason));
     }

@@ -44,6 +44,8 @@ pub(super) struct Started {
     pub(super) agent: bool,
     pub(super) mark: String,
     pub(super) pid_file: Option<PathBuf>,
+    /// It was found again without its channel, which no longer was.
+    pub(super) regained: bool,
 }
 
 /// What is kept of a worker while it lives.
@@ -56,6 +58,8 @@ pub(super) struct Live {
     pub(super) spec: Arc<AppSpec>,
     pub(super) identity: crate::sys::identity::Identity,
     pub(super) channel: bool,
+    /// As in [`Started`].
+    pub(super) regained: bool,
     /// The variable by which its descendants are known (`NAME=value`).
     pub(super) mark: String,
     /// Its scope, where systemd made one.
@@ -114,6 +118,7 @@ impl Workers {
             spec: started.spec.clone(),
             identity: started.identity.clone(),
             channel: started.channel.is_some(),
+            regained: started.regained,
             mark: started.mark.clone(),
             unit: started.unit.clone(),
             pid_file: started.pid_file.take(),

@@ -22,6 +22,8 @@ pub const LINES_DROPPED: &str = "33311881714b49848fbeae0913ee4d7f";
 pub const LINES_KEPT_AGAIN: &str = "be2b4190b3ec48989b7815b59048a8e6";
 /// A new daemon took over running workers.
 pub const DAEMON_ADOPTED: &str = "2713eae375b9490d9db78da617603b33";
+/// A worker runs on though everything that was kept of it is lost. With `PM2RS_APP`, `PM2RS_PROCESS`.
+pub const REGAINED: &str = "5b8d2f7c9e6a4c13a0b49d1e7f3c6a28";
 /// A process uses more memory than it may and is replaced. With `PM2RS_APP`, `PM2RS_PROCESS`.
 pub const MEMORY_LIMIT: &str = "6aa3956def364ead8c3b52b6ab505ca9";
 /// A worker is started. With `PM2RS_APP`, `PM2RS_PROCESS`.
@@ -89,6 +91,7 @@ const ALL: &[(&str, &str)] = &[
     (LINES_DROPPED, "lines dropped"),
     (LINES_KEPT_AGAIN, "lines kept again"),
     (DAEMON_ADOPTED, "daemon adopted"),
+    (REGAINED, "regained"),
     (MEMORY_LIMIT, "memory limit"),
     (RESPONSIVE, "responsive"),
     (HUNG, "hung"),

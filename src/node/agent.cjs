@@ -50,9 +50,13 @@ function start() {
         callback(error, handle);
       });
     };
-    surviveTheSupervisor(cluster.worker);
     held = hideHeldPorts(net);
   }
+  surviveTheSupervisor(() => {
+    // Of a cluster worker Node expects that it was told to leave, else it ends at once.
+    if (cluster.worker) cluster.worker.exitedAfterDisconnect = true;
+    if (!draining) serveAlone();
+  });
   report({ act: 'hello', node: process.versions.node });
 
   function report(message) {
@@ -114,7 +118,21 @@ function start() {
     setTimeout(() => session.close(), 500).unref();
   }
 
-  function drain(timeout) {
+  // The supervisor is gone with all that it had, and its successor has no channel to ask for a drain by: the signal to
+  // end has to do, for an app that leaves it to its default meaning.
+  function serveAlone() {
+    writeToNobody(send);
+    const onSignal = (signal) => {
+      if (process.listenerCount(signal) > 1) return;
+      drain(Infinity, () => {
+        process.removeListener(signal, onSignal);
+        process.kill(process.pid, signal);
+      });
+    };
+    for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, onSignal);
+  }
+
+  function drain(timeout, then = () => {}) {
     if (draining) return;
     draining = true;
     // Before the handles go: nothing may be answered as if the connection lived on.
@@ -130,6 +148,7 @@ function start() {
       const ms = Date.now() - began;
       if (left > 0 && ms < timeout) return setTimeout(look, 15);
       report({ act: 'drained', left, ms });
+      then();
       // An app that closes its server when the signal comes may end by itself then; the channel would keep it alive.
       if (servers.size > 0) process.channel?.unref();
     };
@@ -199,18 +218,31 @@ function stopReceiving(socket) {
   socket[state]?.handle?.recvStop?.();
 }
 
-// A cluster worker ends at once when the channel breaks, unless it was told to leave. The supervisor may die and come
-// back without a request being lost, so a break that the app did not ask for counts as told.
-function surviveTheSupervisor(worker) {
-  let meant = false;
-  const disconnect = process.disconnect;
-  process.disconnect = function (...args) {
-    meant = true;
-    return disconnect.apply(this, args);
+// The supervisor may die with all that it had, and its successor find us again: the end of the channel is no reason to
+// end. Node calls `process.disconnect` then as the app may, so who means it is only seen where the channel is read; and a
+// 'disconnect' listener would keep alive a program that has nothing left to do.
+function surviveTheSupervisor(onEnd) {
+  const symbol = Object.getOwnPropertySymbols(process).find((symbol) => symbol.description === 'kChannelHandle');
+  const channel = process[symbol];
+  const onread = channel?.onread;
+  if (typeof onread !== 'function') return;
+  channel.onread = function (bytes) {
+    if (bytes === undefined) onEnd();
+    return onread.call(this, bytes);
   };
-  process.prependOnceListener('disconnect', () => {
-    if (!meant) worker.exitedAfterDisconnect = true;
-  });
+}
+
+// Until somebody reads again what the app writes, it is lost, as is what it sends: each an 'error' that would end it.
+function writeToNobody(send) {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error) => {
+      if (error.code !== 'EPIPE' && stream.listenerCount('error') === 1) throw error;
+    });
+  }
+  process.send = (message, ...rest) => {
+    const callback = rest.find((argument) => typeof argument === 'function');
+    return send.call(process, message, undefined, undefined, callback ?? (() => {}));
+  };
 }
 
 // Sockets that the supervisor opened for this process (sd_listen_fds(3)), named by their configured addresses with `_`

@@ -33,7 +33,7 @@ mod worker;
 
 pub use launch::{Account, Launch, LaunchContext, LaunchError, launch};
 pub use primary::{Attachment, HandedOver, ListenerInfo, NodeEvent, OpenError, Pause, Primary, PrimaryConfig};
-pub use survive::{channel_name, check_kept, kept};
+pub use survive::{channel_name, check_kept, is_of_listener, keep_again, kept, lost_without_channel, release_kept};
 
 /// The agent's source. It is to be written into a folder that every worker's user can read.
 pub const AGENT: &str = include_str!("agent.cjs");

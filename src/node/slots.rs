@@ -37,6 +37,8 @@ pub(super) struct Slots {
 pub(super) struct SavedSlots {
     /// Row, place in the program's map, looks left; in the order in which they began to listen.
     slots: Vec<(ProcessId, u32, Option<u32>)>,
+    #[serde(default)]
+    v6_only: bool,
 }
 
 /// One row's socket.
@@ -91,25 +93,36 @@ impl Slots {
         Slots { all: BTreeMap::new(), ticking: false, spare: Some(first), v6_only, steering, order: Vec::new() }
     }
 
-    /// Goes on with sockets and steering of an earlier daemon, which `get` finds by the end of their names.
-    pub fn again(saved: SavedSlots, get: impl Fn(&str) -> Option<Arc<OwnedFd>>) -> Option<Slots> {
+    /// Goes on with sockets and steering of an earlier daemon, which `get` finds by the end of their names. Where some
+    /// sockets have been lost, their rows get others, and the kernel's hash spreads connections: in which order it counts
+    /// those that are left is not known.
+    pub fn again(saved: SavedSlots, get: impl Fn(&str) -> Option<Arc<OwnedFd>>) -> Slots {
         let mut all = BTreeMap::new();
         let mut order = Vec::new();
+        let mut complete = true;
         for (process, index, retiring) in saved.slots {
-            let fd = get(&format!("-p{process}"))?;
+            let Some(fd) = get(&format!("-p{process}")) else {
+                complete = false;
+                continue;
+            };
             order.push(process);
             all.insert(process, Slot { fd, live: false, stuck: false, retiring, watch: Watch::Off, index });
         }
         let spare = get("-spare");
-        let v6_only = all.values().map(|slot| &slot.fd).chain(&spare).next().is_some_and(socket::is_v6_only);
+        let any = all.values().map(|slot: &Slot| &slot.fd).chain(&spare).next();
+        let v6_only = any.map_or(saved.v6_only, socket::is_v6_only);
+        if let Some(any) = any.filter(|_| !complete) {
+            leave_to_hash(any);
+        }
         let steering = match (get("-program"), get("-state"), get("-sockets")) {
+            _ if !complete => Steering::Hash,
             // No index is as large: whatever is live now, it is told to the program.
             (Some(program), Some(state), Some(sockets)) => {
                 Steering::Ebpf { program: RoundRobin::again([program, state, sockets]), live: vec![u32::MAX] }
             }
             _ => Steering::Classic { live: vec![u32::MAX] },
         };
-        Some(Slots { all, ticking: false, spare, v6_only, steering, order })
+        Slots { all, ticking: false, spare, v6_only, steering, order }
     }
 
     /// What [`Slots::again`] needs: the state, and the descriptors by the end of their names.
@@ -123,7 +136,7 @@ impl Slots {
             let names = ["-program", "-state", "-sockets"].map(str::to_owned);
             fds.extend(names.into_iter().zip(program.descriptors().map(Arc::clone)));
         }
-        (SavedSlots { slots }, fds)
+        (SavedSlots { slots, v6_only: self.v6_only }, fds)
     }
 
     /// Any of the sockets: their address is the same.
@@ -164,8 +177,13 @@ impl Slots {
             (None, Some(address)) => Arc::new(bind::bind_another(address, self.v6_only)?),
             (None, None) => return Err(libc::EINVAL),
         };
-        // The worker will do so, too; but classic BPF counts sockets in the order of this, which must be known.
-        socket::listen(&fd, bind::BACKLOG).map_err(|e| bind::errno(&e))?;
+        if let Steering::Hash = self.steering {
+            // Connections come to whoever listens: not before the worker does. There may be an older program.
+            leave_to_hash(&fd);
+        } else {
+            // The worker will do so, too; but classic BPF counts sockets in the order of this, which must be known.
+            socket::listen(&fd, bind::BACKLOG).map_err(|e| bind::errno(&e))?;
+        }
         let index = (0..).find(|i| self.all.values().all(|slot| slot.index != *i)).unwrap_or(u32::MAX);
         if let Steering::Ebpf { program, .. } = &self.steering {
             let first = self.all.is_empty();
@@ -227,6 +245,15 @@ impl Slots {
             Steering::Classic { .. } | Steering::Hash => Steering::Hash,
         };
         tracing::warn!(%error, before, now = self.steering(), "connections are spread by other means");
+    }
+}
+
+/// Takes whatever steers the group of this socket away, if anything does.
+fn leave_to_hash(fd: &OwnedFd) {
+    if let Err(error) = reuseport::detach(fd)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::debug!(%error, "how connections are spread stays as it was");
     }
 }
 

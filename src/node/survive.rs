@@ -6,6 +6,7 @@
 //! `l3-program`, `l3-state`, `l3-sockets` (its steering); channels by the daemon, as `w5-channel`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use crate::core::{AppId, Balance, ProcessId, WorkerId};
 use crate::sys::epoll::Interest;
 use crate::sys::identity::Identity;
 use crate::sys::snapshot::Snapshot;
-use crate::sys::socket;
+use crate::sys::socket::{self, Address, Kind};
 use crate::sys::store::Store;
 
 /// The name of the snapshot in the store.
@@ -43,6 +44,46 @@ pub fn kept(store: &Store) -> Option<Vec<u8>> {
         return None;
     }
     Snapshot::open(store, NAME).ok()?.1
+}
+
+/// Writes down in this store, in which nothing is, what another one had: for a daemon that finds it elsewhere. Sockets are
+/// to be put there under their names by the caller, those that can be had.
+///
+/// # Errors
+/// What keeps it from being written or understood.
+pub fn keep_again(store: &Store, state: &Value) -> std::io::Result<()> {
+    let (mut snapshot, _) = Snapshot::open(store, NAME)?;
+    snapshot.write(&serde_json::to_vec(state)?)
+}
+
+/// The workers that cannot serve without a channel, by the state that [`kept`] gave: the supervisor accepts for them.
+///
+/// # Errors
+/// What is not understood.
+pub fn lost_without_channel(state: &Value) -> Result<BTreeSet<WorkerId>, serde_json::Error> {
+    let saved = Saved::deserialize(state)?;
+    let dealt: BTreeSet<u32> = saved
+        .listeners
+        .iter()
+        .filter(|listener| matches!(listener.sockets, SavedSockets::Dealt { .. }))
+        .map(|listener| listener.id)
+        .collect();
+    let is_lost = |worker: &&SavedWorker| worker.holds.iter().any(|hold| dealt.contains(&hold.listener));
+    Ok(saved.workers.iter().filter(is_lost).map(|worker| worker.id).collect())
+}
+
+/// Whether something of this name in the store is of a listener: `l3`, `l3-p7`.
+#[must_use]
+pub fn is_of_listener(name: &str) -> bool {
+    name.strip_prefix('l').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// Lets go of all listeners and of what was written down of them.
+pub fn release_kept(store: &Store) {
+    for name in store.names("l").iter().filter(|name| is_of_listener(name)) {
+        store.release(name);
+    }
+    store.release_all("node-");
 }
 
 /// Whether a primary of this release would understand what another one wrote down.
@@ -70,6 +111,9 @@ struct SavedListener {
     data: Value,
     claims: BTreeSet<ProcessId>,
     origin: SavedOrigin,
+    /// Where it is bound, of internet sockets.
+    #[serde(default)]
+    address: Option<SocketAddr>,
     handed_out: bool,
     sockets: SavedSockets,
 }
@@ -173,24 +217,29 @@ impl Task {
         let store = &self.config.store;
         let get = |suffix: &str| store.get(&format!("l{}{suffix}", saved.id)).map(Arc::new);
         let (sockets, any) = match saved.sockets {
-            SavedSockets::Shared => get("").map(|fd| (Sockets::Shared(Arc::clone(&fd)), fd))?,
+            SavedSockets::Shared => get("").map(|fd| (Sockets::Shared(Arc::clone(&fd)), Some(fd)))?,
             SavedSockets::Dealt { sticky } => {
                 let fd = get("")?;
                 self.watch_dealt(id, &fd).ok()?;
-                (Sockets::Dealt(Dealt { fd: Arc::clone(&fd), sticky, watched: false }), fd)
+                (Sockets::Dealt(Dealt { fd: Arc::clone(&fd), sticky, watched: false }), Some(fd))
             }
             SavedSockets::Slots(saved) => {
-                let slots = Slots::again(saved, get)?;
-                let any = slots.any()?;
+                let slots = Slots::again(saved, get);
+                let any = slots.any();
                 (Sockets::Slots(slots), any)
             }
+        };
+        // With no socket left, workers that have theirs serve on, and others will be bound to the same address.
+        let (address, kind) = match any {
+            Some(any) => (socket::local_address(&any).ok()?, socket::kind(&any).ok()?),
+            None => (Address::Inet(saved.address?), Kind::Stream),
         };
         let listener = Listener {
             app: saved.app,
             wanted: saved.wanted,
             index: saved.index,
-            address: socket::local_address(&any).ok()?,
-            kind: socket::kind(&any).ok()?,
+            address,
+            kind,
             sockets,
             data: saved.data,
             claims: saved.claims,
@@ -283,7 +332,8 @@ impl Task {
         }
         let (saved, fds) = self.saved(with_residue);
         let Memory { store, snapshot: Some(snapshot), .. } = &mut self.memory else { return };
-        let known = store.names("l");
+        let mut known = store.names("l");
+        known.retain(|name| is_of_listener(name));
         for (name, fd) in &fds {
             if !known.contains(name) {
                 store.keep(name, fd);
@@ -330,6 +380,7 @@ impl Task {
                     Origin::File(who) => SavedOrigin::File(who.clone()),
                     Origin::Inherited => SavedOrigin::Inherited,
                 },
+                address: listener.inet(),
                 handed_out: listener.handed_out,
                 sockets,
             }

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod durable;
 pub mod epoll;
+pub mod foreign;
 pub mod handover;
 pub mod host;
 pub mod identity;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::foreign;
 use super::notify::{Notifier, Passed};
 
 /// Begins the names of what is ours, so that no socket of a .socket unit is taken for it.
@@ -105,6 +106,13 @@ impl Store {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<OwnedFd> {
         self.lock()?.kept.get(name)?.try_clone().ok()
+    }
+
+    /// What is kept of pipes and sockets, with what [`foreign`] calls each.
+    #[must_use]
+    pub fn known(&self) -> BTreeMap<String, String> {
+        let Some(inner) = self.lock() else { return BTreeMap::new() };
+        inner.kept.iter().filter_map(|(name, fd)| Some((name.clone(), foreign::name(fd)?))).collect()
     }
 
     /// Has `act` see all that goes over an execve(2), by the names under which [`Store::new`] is to get it there. Nothing
