@@ -61,13 +61,13 @@ fn called_as_pm2_it_names_itself_so() {
 #[test]
 fn wrong_lines_get_one_line_and_exit_1() {
     let table = [
-        ("start app.js --bogus", "  error: unknown option `--bogus'\n"),
-        ("list --srot cpu", "  error: unknown option `--srot' (did you mean `--sort'?)\n"),
-        ("restart", "  error: missing required argument `id|name|namespace|all|file'\n"),
-        ("sendSignal SIGUSR2", "  error: missing required argument `pm2_id|name'\n"),
-        ("start app.js -i", "  error: option `-i, --instances <n>' argument missing\n"),
-        ("list --system --home /tmp/x", "  error: option `--system' does not go with `--home <DIR>'\n"),
-        ("restart all --parallel many", "  error: option `--parallel <N>' does not take `many'\n"),
+        ("start app.js --bogus", "\n  error: unknown option `--bogus'\n\n"),
+        ("list --srot cpu", "\n  error: unknown option `--srot' (did you mean `--sort'?)\n\n"),
+        ("restart", "\n  error: missing required argument `id|name|namespace|all|json|stdin'\n\n"),
+        ("sendSignal SIGUSR2", "\n  error: missing required argument `pm2_id|name'\n\n"),
+        ("start app.js -i", "\n  error: option `-i, --instances <n>' argument missing\n\n"),
+        ("list --system --home /tmp/x", "\n  error: option `--system' does not go with `--home <DIR>'\n\n"),
+        ("restart all --parallel many", "\n  error: option `--parallel <N>' does not take `many'\n\n"),
     ];
     for (line, message) in table {
         pm2rs(line).fails().prints_nothing().complains(message);
@@ -95,7 +95,8 @@ fn wrong_apps_are_refused_before_a_daemon_is_started() {
         ("validate wrong.json", "max_restarts"),
         ("startOrReload missing.json", "gone.js"),
     ] {
-        let ended = pm2rs(line).home(home.path()).cwd(cwd.path()).fails().prints_nothing().mentions(part);
+        let ended = pm2rs(line).home(home.path()).cwd(cwd.path()).fails().mentions(part);
+        assert!(ended.stdout().lines().all(|line| line.starts_with("[PM2][WARN] ")), "{ended}");
         assert!(ended.stderr().starts_with("[PM2][ERROR] "), "{line}: {}", ended.stderr());
         assert_eq!(ended.stderr().lines().count(), 1, "{line}: {}", ended.stderr());
     }
@@ -132,15 +133,18 @@ fn settings_are_kept_in_pm2_s_file() {
 }
 
 #[test]
-fn sample_configuration_is_valid_and_not_overwritten() {
+fn sample_configuration_is_valid_and_overwrites_no_work_of_others() {
     let cwd = tempfile::tempdir().unwrap();
     std::fs::write(cwd.path().join("app.js"), "").unwrap();
-    for line in ["init", "ecosystem simple --force"] {
+    for line in ["init", "ecosystem simple", "init fancy"] {
         pm2rs(line).cwd(cwd.path()).ok().says("ecosystem.config.js generated");
-        pm2rs("validate ecosystem.config.js").cwd(cwd.path()).ok().says("App [app] is valid");
+        pm2rs("validate ecosystem.config.js").cwd(cwd.path()).ok().says("App [app");
     }
-    pm2rs("init").cwd(cwd.path()).fails().prints_nothing().mentions("is there already");
-    pm2rs("init fancy").cwd(cwd.path()).fails().prints_nothing();
+    let kept = cwd.path().join("ecosystem.config.js.bak");
+    assert!(!kept.exists(), "a sample is nobody's work");
+    std::fs::write(cwd.path().join("ecosystem.config.js"), "module.exports = {};").unwrap();
+    pm2rs("init").cwd(cwd.path()).ok().says("generated").mentions("ecosystem.config.js.bak");
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "module.exports = {};");
 }
 
 #[test]

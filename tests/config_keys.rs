@@ -261,7 +261,12 @@ fn wrong_values_are_refused_by_name() {
         }
         let message = resolve(&json!({ "name": "api", key: value })).expect_err(key);
         let app = if key == "name" { "1" } else { "api" };
-        assert!(message.starts_with(&format!("Expect \"{key}\" to be a typeof ")), "{message}");
+        let beginnings = [
+            format!("Expect \"{key}\" to be a typeof "),
+            format!("Verify \"{key}\" with regex failed, it should be a "),
+            format!("Cron pattern error: expect \"{key}\" to be a "),
+        ];
+        assert!(beginnings.iter().any(|beginning| message.starts_with(beginning)), "{message}");
         assert!(message.contains(part), "{key}: {value}: {message}");
         assert!(message.contains("of `eco.json`)"), "{message}");
         assert!(message.contains(&format!("app `{app}`")) || key == "name", "{message}");

@@ -155,7 +155,7 @@ pub struct StartArgs {
 #[derive(Debug, Clone, Args)]
 pub struct TargetArgs {
     /// Names, ids, namespaces, /regex/, script paths, configuration files, `all`, or `-` for JSON on standard input
-    #[arg(value_name = "id|name|namespace|all|file", required = true)]
+    #[arg(value_name = "id|name|namespace|all|json|stdin", required = true)]
     pub targets: Vec<String>,
 }
 

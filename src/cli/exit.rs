@@ -30,6 +30,9 @@ pub enum Failure {
     /// It could not be done: `[PM2][ERROR] …` on standard error.
     #[error("{0}")]
     Error(String),
+    /// A key of the configuration is wrong: an error, and for scripts the warning that PM2 has on standard output.
+    #[error("{0}")]
+    Configuration(String),
     /// There was nothing to do it to: `[PM2][WARN] …` on standard error.
     #[error("{0}")]
     Warning(String),
@@ -47,8 +50,14 @@ impl Failure {
     /// Says it, and with what code to exit.
     pub fn tell(&self, console: &Console) -> Exit {
         match self {
-            Failure::Usage(message) => console.notice(format!("  error: {message}")),
+            Failure::Usage(message) => console.notice(format!("\n  error: {message}\n")),
             Failure::Error(message) => console.error(message),
+            Failure::Configuration(message) => {
+                if console.width.is_none() {
+                    console.warn(message);
+                }
+                console.error(message);
+            }
             Failure::Warning(message) => console.warn_aside(message),
             Failure::Said => {}
         }
@@ -74,7 +83,10 @@ impl From<api::Error> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Failure {
-        Failure::Error(error.to_string())
+        match error {
+            ConfigError::Key { .. } => Failure::Configuration(error.to_string()),
+            _ => Failure::Error(error.to_string()),
+        }
     }
 }
 

@@ -446,7 +446,7 @@ mod tests {
         assert_eq!(refused("start -Z"), "unknown option `-Z'");
         assert_eq!(refused("start app.js --name"), "option `-n, --name <name>' argument missing");
         assert_eq!(refused("scale app"), "missing required argument `number'");
-        assert_eq!(refused("stop"), "missing required argument `id|name|namespace|all|file'");
+        assert_eq!(refused("stop"), "missing required argument `id|name|namespace|all|json|stdin'");
         assert_eq!(refused("--bogus"), "unknown option `--bogus'");
     }
 

@@ -235,7 +235,9 @@ impl Options {
     #[must_use]
     pub fn overrides(&self) -> CliOverrides {
         let options = self.clone();
+        let off = [("vizion", self.no_vizion), ("pmx", self.no_pmx), ("automation", self.no_automation)];
         CliOverrides {
+            switched_off: off.into_iter().filter(|(_, off)| *off).map(|(key, _)| key).collect(),
             name: options.name,
             namespace: options.namespace,
             instances: options.instances,

@@ -34,7 +34,7 @@ const DECIDES: &[(&str, &[&str])] = &[
     ("time", &["/log/log_date_format", "/extra/time"]),
     ("disable_logs", &["/log/disable_logs"]),
     ("merge_logs", &["/log/merge_logs"]),
-    ("cron_restart", &["/cron_restart"]),
+    ("cron_restart", &["/cron_restart", "/extra/cron_restart"]),
     ("max_memory_restart", &["/max_memory_restart"]),
     ("restart_delay", &["/restart_delay"]),
     ("exp_backoff_restart_delay", &["/exp_backoff_restart_delay"]),
@@ -54,6 +54,9 @@ const DECIDES: &[(&str, &[&str])] = &[
     ("ignore_watch", &["/watch/ignore"]),
     ("watch_delay", &["/watch/delay"]),
     ("watch_ext", &["/watch/ext"]),
+    ("vizion", &["/extra/vizion"]),
+    ("pmx", &["/extra/pmx"]),
+    ("automation", &["/extra/automation"]),
 ];
 
 /// The spec with what the options say; nothing where they say nothing about it.
@@ -114,9 +117,12 @@ fn merged<'a>(old: &AppSpec, fresh: &AppSpec, keys: impl Iterator<Item = &'a str
         let decided = DECIDES.iter().find(|(known, _)| *known == key).map_or(&[][..], |(_, decided)| *decided);
         for pointer in decided {
             let (parent, last) = pointer.rsplit_once('/')?;
-            let value = fresh.pointer(pointer).cloned().unwrap_or(Value::Null);
-            if let Some(parent) = all.pointer_mut(parent).and_then(Value::as_object_mut) {
-                parent.insert(last.to_owned(), value);
+            let Some(of) = all.pointer_mut(parent).and_then(Value::as_object_mut) else { continue };
+            match fresh.pointer(pointer) {
+                Some(value) => drop(of.insert(last.to_owned(), value.clone())),
+                // What is only shown is not shown as null.
+                None if parent == "/extra" => drop(of.remove(last)),
+                None => drop(of.insert(last.to_owned(), Value::Null)),
             }
         }
     }
@@ -217,6 +223,7 @@ mod tests {
             no_treekill: true,
             source_map_support: true,
             disable_source_map_support: true,
+            switched_off: vec!["vizion", "pmx", "automation"],
             ..CliOverrides::default()
         };
         let keys = keys::canonicalise(&all.keys()).unwrap().keys;

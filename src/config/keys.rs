@@ -196,7 +196,7 @@ pub(super) fn canonicalise(written: &Map<String, Value>) -> Result<Canonical, St
             canonical.warnings.push(format!("key \"{}\" is given twice, \"{name}\" is ignored", key.name));
             continue;
         }
-        let value = key.kind.check(value).map_err(|expected| complaint(name, &expected, value))?;
+        let value = key.kind.check(value).map_err(|expected| refusal(key.kind, name, &expected, value))?;
         if let Unsupported(instead) = key.effect {
             canonical.warnings.push(format!("key \"{name}\" is not supported: {instead}"));
         }
@@ -225,6 +225,20 @@ fn unknown(name: &str) -> String {
     match reordered.or_else(|| nearest(&snake, known)) {
         Some(near) => format!("unknown key \"{name}\", did you mean \"{near}\"?"),
         None => format!("unknown key \"{name}\""),
+    }
+}
+
+/// The sentence about a wrong value, begun as PM2's: it tells apart what is of a wrong type, what is not written as it
+/// must be, and plans.
+fn refusal(kind: Kind, name: &str, expected: &str, value: &Value) -> String {
+    let sentence = complaint(name, expected, value);
+    let Some(what) = sentence.strip_prefix(&format!("Expect \"{name}\" to be a typeof ")) else { return sentence };
+    match kind {
+        Kind::Cron if value.is_string() => format!("Cron pattern error: expect \"{name}\" to be a {what}"),
+        Kind::Memory | Kind::Millis { .. } | Kind::OneOf(_) if value.is_string() => {
+            format!("Verify \"{name}\" with regex failed, it should be a {what}")
+        }
+        _ => sentence,
     }
 }
 

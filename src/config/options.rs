@@ -93,6 +93,8 @@ pub struct CliOverrides {
     pub source_map_support: bool,
     /// `--disable-source-map-support`
     pub disable_source_map_support: bool,
+    /// `--no-vizion`, `--no-pmx`, `--no-automation`: shown, without effect
+    pub switched_off: Vec<&'static str>,
     /// Further keys by name, as options that only pm2rs has set them (`drain_timeout`, `balance`, ...).
     pub more: BTreeMap<String, Value>,
 }
@@ -143,6 +145,9 @@ impl CliOverrides {
             if given {
                 keys.insert(key.to_owned(), json!(value));
             }
+        }
+        for key in &self.switched_off {
+            keys.insert((*key).to_owned(), json!(false));
         }
         if let Some(log) = &self.log {
             keys.insert("log_file".to_owned(), if log.is_empty() { json!(true) } else { json!(log) });

@@ -368,10 +368,9 @@ impl<'a> Resolver<'a> {
             disable_logs: self.flag("disable_logs", false),
             // PM2 knows one word here and takes any other for none.
             log_type: if self.text("log_type") == Some("json") { LogType::Json } else { LogType::Raw },
-            log_date_format: self
-                .text("log_date_format")
-                .filter(|format| !format.is_empty())
-                .or_else(|| self.flag("time", false).then_some(TIME_FORMAT))
+            log_date_format: Some(TIME_FORMAT)
+                .filter(|_| self.flag("time", false))
+                .or_else(|| self.text("log_date_format").filter(|format| !format.is_empty()))
                 .map(str::to_owned),
             rotate: serde_json::from_value(rotate).unwrap_or_default(),
             journal: self.keys.get("journal").and_then(Value::as_bool),
@@ -384,13 +383,15 @@ impl<'a> Resolver<'a> {
     /// is not the one given.
     fn extra(&self) -> std::collections::BTreeMap<String, Value> {
         const SHOWN_AS_GIVEN: &[&str] =
-            &["watch", "time", "port", "append_env_to_name", "watch_options", "name_prefix"];
+            &["watch", "time", "port", "append_env_to_name", "watch_options", "name_prefix", "source_map_support"];
         let shown = |key: &str| {
             SHOWN_AS_GIVEN.contains(&key)
                 || keys::is_named_env(key)
                 || keys::find(key).is_some_and(|key| key.effect != Effect::Applied)
         };
-        self.keys.iter().filter(|(key, _)| shown(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+        let given = self.keys.iter().filter(|(key, _)| shown(key)).map(|(key, value)| (key.clone(), value.clone()));
+        let unplanned = self.keys.get("cron_restart") == Some(&json!(false));
+        given.chain(unplanned.then(|| ("cron_restart".to_owned(), json!(0)))).collect()
     }
 
     fn warn(&mut self, what: &str) {

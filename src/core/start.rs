@@ -222,10 +222,15 @@ impl Fleet {
     }
 
     /// A trigger starts what has ended by itself (a planned job that ran to its end, an errored app whose file was
-    /// changed), but never what a person has stopped; PM2's cron does that.
+    /// changed). What a person has stopped only its plan starts: as PM2 has it, a stop leaves `cron_restart` in force.
     pub(super) fn restart_triggered(&mut self, process: ProcessId, cause: RestartCause, reason: &str, graceful: bool) {
         let Some(row) = self.processes.get(&process) else { return };
-        if self.shutting_down || row.desired != Desired::Running {
+        let wanted = match row.desired {
+            Desired::Running => true,
+            Desired::Stopped => cause == RestartCause::Schedule,
+            Desired::Removed => false,
+        };
+        if self.shutting_down || !wanted {
             return;
         }
         let (state, replacing) = (row.state, row.incoming.is_some());

@@ -1,5 +1,6 @@
 //! Answers made from the fleet: lists, views, snapshots, reports.
 
+use nix::unistd::{getegid, geteuid};
 use serde_json::Value;
 
 use super::Daemon;
@@ -9,6 +10,7 @@ use super::views::{self, Extras, LogPaths};
 use crate::api::{AppView, Error, JobView, ProcessView};
 use crate::core::{AppId, Process, ProcessId};
 use crate::logs;
+use crate::sys::{clock, proc};
 
 impl Daemon {
     /// Process id of the worker that serves a row, 0 for none.
@@ -65,14 +67,23 @@ impl Daemon {
     /// What a person who reports a problem should send along.
     pub(super) fn report(&self, caller: &Caller) -> Result<String, Error> {
         let view = |process: &Process| self.process_view(process.id);
-        let mut text = format!(
-            "pm2rs {} ({} mode), pid {}, home {}\n{}\n",
-            env!("CARGO_PKG_VERSION"),
-            self.mode.name(),
-            std::process::id(),
-            self.paths.home.display(),
-            self.status,
-        );
+        let pid = std::process::id();
+        let lived = proc::start_time(pid).map(|ticks| {
+            let born = ticks.saturating_mul(1000) / proc::ticks_per_second().max(1);
+            clock::boot_ms().saturating_sub(born) / 60_000
+        });
+        let facts = [
+            ("pm2d version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("mode", self.mode.name().to_owned()),
+            ("home", self.paths.home.display().to_string()),
+            ("argv", std::env::args().collect::<Vec<_>>().join(",")),
+            ("pid", pid.to_string()),
+            ("uid", geteuid().to_string()),
+            ("gid", getegid().to_string()),
+            ("uptime", lived.map_or_else(|| "unknown".to_owned(), |minutes| format!("{minutes}min"))),
+            ("status", self.status.clone()),
+        ];
+        let mut text: String = facts.iter().map(|(fact, value)| format!("{fact:<21}: {value}\n")).collect();
         for process in
             self.fleet.processes().filter_map(view).filter(|view| caller.controls(crate::core::Uid(view.owner)))
         {

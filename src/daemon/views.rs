@@ -104,7 +104,7 @@ pub fn jlist_entry(app: &App, process: &Process, spec: &AppSpec, extras: &Extras
         "name": spec.name,
         "pm2_env": pm2_env(app, process, spec, extras),
         "pm_id": process.id.0,
-        "monit": { "memory": extras.usage.memory, "cpu": extras.usage.cpu },
+        "monit": { "memory": extras.usage.memory, "cpu": number(extras.usage.cpu) },
     })
 }
 
@@ -116,9 +116,13 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     };
     let path = |path: &Option<String>| path.clone().map_or_else(|| json!("/dev/null"), Value::from);
 
+    let mut environment: Map<String, Value> =
+        spec.env.iter().map(|(key, value)| (key.clone(), variable(spec, key, value))).collect();
+    environment.insert("PM2_USAGE".to_owned(), json!("CLI"));
+    environment.insert("unique_id".to_owned(), json!(extras.unique_id));
     // PM2 copies every variable up into pm2_env; its own keys, put afterwards, win.
-    for (key, value) in &spec.env {
-        put(key, variable(spec, key, value));
+    for (key, value) in &environment {
+        put(key, value.clone());
     }
     put("name", json!(spec.name));
     put("namespace", json!(spec.namespace));
@@ -141,7 +145,9 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     if extras.paths.pid.is_some() {
         put("pm_pid_path", path(&extras.paths.pid));
     }
-    put("merge_logs", json!(spec.log.merge_logs));
+    if spec.log.merge_logs {
+        put("merge_logs", json!(true));
+    }
     put("autostart", json!(spec.autostart));
     put("autorestart", json!(spec.autorestart));
     put("treekill", json!(spec.treekill));
@@ -150,7 +156,6 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     for key in ["vizion", "pmx", "automation", "windowsHide"] {
         put(key, json!(true));
     }
-    put("unique_id", json!(extras.unique_id));
     optional_settings(&mut all, spec);
 
     let mut put = |key: &str, value: Value| {
@@ -163,7 +168,9 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     put("created_at", json!(process.created_at));
     put("restart_time", json!(process.restarts));
     put("unstable_restarts", json!(process.unstable_restarts()));
-    put("prev_restart_delay", json!(process.record.last_delay()));
+    if process.restarts > 0 || process.record.last_delay() > 0 {
+        put("prev_restart_delay", json!(process.record.last_delay()));
+    }
     match process.last_exit {
         Some(Exit::Code(code)) => put("exit_code", json!(code)),
         Some(exit @ Exit::Signal(_)) => {
@@ -185,7 +192,6 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
         put("reason", json!(process.reason));
     }
     put("pm_id", json!(process.id.0));
-    put("state", json!(process.state.as_str()));
     put("owner", json!(app.owner.0));
     if let Some(loss) = extras.loss {
         put("log_lines_dropped", json!(loss.lines));
@@ -202,7 +208,7 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     }
     put("vizion_running", json!(false));
     put("km_link", json!(false));
-    put("env", spec.env.iter().map(|(key, value)| (key.clone(), variable(spec, key, value))).collect());
+    put("env", Value::Object(environment));
     for (key, value) in &spec.extra {
         all.insert(key.clone(), value.clone());
     }
@@ -216,8 +222,21 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
         },
         None => json!(false),
     };
-    all.insert("watch".to_owned(), watch);
+    // Of what a file does not say PM2 shows nothing; options that were not typed have their defaults.
+    if spec.source_file.is_none() {
+        all.entry("filter_env").or_insert_with(|| json!([]));
+    }
+    if spec.source_file.is_none() || spec.watch.is_some() {
+        all.insert("watch".to_owned(), watch);
+    }
     all
+}
+
+/// A number as JavaScript writes it: without a fraction where there is none.
+fn number(n: f64) -> Value {
+    #[allow(clippy::cast_possible_truncation)]
+    let whole = n as i64;
+    if n.fract() == 0.0 { json!(whole) } else { json!(n) }
 }
 
 /// A variable as PM2 shows it: a number stays one that the file gave as a number.

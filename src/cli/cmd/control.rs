@@ -2,12 +2,15 @@
 
 use std::io::Read;
 
+use serde_json::json;
+
 use super::start::to_json;
 use super::targets::{self, Selection};
 use super::{file, logs};
 use crate::api::{self, Client, UpdateDict};
 use crate::cli::args::ScaleArgs;
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Failure, no_such_target};
+use crate::cli::render::inspect::inspect;
 use crate::cli::render::row::Row;
 use crate::cli::session::Session;
 use crate::config;
@@ -85,7 +88,15 @@ pub async fn act(session: &Session, verb: Verb, typed: &[String]) -> Result<(), 
         if verb.renews() && !session.options.update_env {
             session.console.say("Use --update-env to update environment variables");
         }
-        let selection = targets::select(session, &client, &rows, target).await?;
+        if verb.renews() {
+            say_plan(session);
+        }
+        let selection = match targets::select(session, &client, &rows, target).await {
+            Err(Failure::Error(_)) if target.parse::<u32>().is_ok() => {
+                return Err(unknown_id(session, verb, target));
+            }
+            selected => selected?,
+        };
         apply(session, &client, &rows, verb, &selection, None).await?;
         selections.push(selection);
     }
@@ -132,15 +143,72 @@ pub async fn apply(
     spec: Option<String>,
 ) -> Result<(), Failure> {
     let orders = match spec {
-        _ if !verb.renews() => vec![(vec![selection.target.clone()], UpdateDict::default())],
+        _ if !verb.renews() => vec![plain_order(selection)],
         Some(spec) => vec![(vec![selection.target.clone()], UpdateDict { spec: Some(spec), ..plain(session) })],
         None => amendments(session, client, verb, selection).await?,
     };
-    let console = &session.console;
-    let (action, typed, ids) = (verb.action(), &selection.typed, selection.ids_text());
-    console.info(format!("Applying action {action} on app [{typed}](ids: {ids})"));
+    let typed = &selection.typed;
+    say_action(session, verb, typed, &selection.ids_text());
+    perform(session, client, rows, verb, selection, &orders).await
+}
+
+/// PM2's line before an action.
+fn say_action(session: &Session, verb: Verb, typed: &str, ids: &str) {
+    session.console.info(format!("Applying action {} on app [{typed}](ids: {ids})", verb.action()));
+}
+
+/// The refusal of an id that nothing has. PM2 takes any number for an id and says what it is about to do; the words
+/// are its daemon's, other ones for each action.
+pub fn unknown_id(session: &Session, verb: Verb, id: &str) -> Failure {
+    say_action(session, verb, id, &inspect(&json!([id])));
+    Failure::error(match verb {
+        Verb::Stop | Verb::Delete => no_such_target(id),
+        Verb::Restart => "God db process id unknown".to_owned(),
+        Verb::Reload => "PM2 ID unknown".to_owned(),
+    })
+}
+
+/// Says what the option about planned restarts comes to, as PM2 does before anything else.
+pub fn say_plan(session: &Session) {
+    match session.options.cron_restart.as_deref() {
+        None => {}
+        Some("0") => session.console.info("disabling cron restart"),
+        Some(pattern) => session.console.info(format!("cron restart at {pattern}")),
+    }
+}
+
+/// Ends processes that are of a file, of which PM2 tells only that it is done.
+///
+/// # Errors
+/// When the daemon could not do it.
+pub async fn end(
+    session: &Session,
+    client: &Client,
+    rows: &[Row],
+    verb: Verb,
+    selection: &Selection,
+) -> Result<(), Failure> {
+    perform(session, client, rows, verb, selection, &[plain_order(selection)]).await
+}
+
+/// What the daemon is asked for: the targets, and what changes with them.
+type Order = (Vec<String>, UpdateDict);
+
+fn plain_order(selection: &Selection) -> Order {
+    (vec![selection.target.clone()], UpdateDict::default())
+}
+
+async fn perform(
+    session: &Session,
+    client: &Client,
+    rows: &[Row],
+    verb: Verb,
+    selection: &Selection,
+    orders: &[Order],
+) -> Result<(), Failure> {
+    let (console, typed) = (&session.console, &selection.typed);
     let manager = client.manager();
-    for (targets, update) in &orders {
+    for (targets, update) in orders {
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         let job = match verb {
             Verb::Stop => manager.stop(&targets).await,
@@ -152,9 +220,12 @@ pub async fn apply(
     }
     let renamed = session.options.name.as_deref().filter(|_| verb.renews());
     for id in &selection.ids {
-        let known = rows.iter().find(|row| row.id == u64::from(*id)).map(|row| row.name.as_str());
-        let name = renamed.or(known).unwrap_or(typed);
+        let row = rows.iter().find(|row| row.id == u64::from(*id));
+        let name = renamed.or(row.map(|row| row.name.as_str())).unwrap_or(typed);
         console.info(format!("[{name}]({id}) ✓"));
+        if let (Verb::Stop, Some(plan)) = (verb, row.and_then(|row| row.cron_restart.as_deref())) {
+            console.warn(format!("App {name} stopped but CRON RESTART is still UP {plan}"));
+        }
     }
     Ok(())
 }
@@ -176,7 +247,7 @@ async fn amendments(
     client: &Client,
     verb: Verb,
     selection: &Selection,
-) -> Result<Vec<(Vec<String>, UpdateDict)>, Failure> {
+) -> Result<Vec<Order>, Failure> {
     let overrides = session.options.overrides();
     let args = session.options.app_args.as_deref();
     let says_nothing = config::CliOverrides { update_env: overrides.update_env, ..config::CliOverrides::default() };
@@ -225,9 +296,7 @@ pub async fn scale(session: &Session, args: &ScaleArgs) -> Result<(), Failure> {
     let before = session.rows(&client).await?;
     let job = client.manager().scale(app, number).await.map_err(|error| match error {
         api::Error::NoSuchTarget(_) => {
-            let near = config::nearest(app, before.iter().map(|row| row.name.as_str()));
-            let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
-            Failure::error(format!("Application {app} not found{hint}"))
+            Failure::error(format!("Application {app} not found{}", targets::hint(&before, app)))
         }
         other => other.into(),
     })?;
@@ -253,7 +322,16 @@ pub async fn reset(session: &Session, typed: &[String]) -> Result<(), Failure> {
     let rows = session.rows(&client).await?;
     let mut selections = Vec::with_capacity(typed.len());
     for target in typed {
-        selections.push(targets::select(session, &client, &rows, target).await?);
+        let Ok(selection) = targets::select(session, &client, &rows, target).await else {
+            let unknown = match target.as_str() {
+                "all" => return Err(api::Error::NoProcess.into()),
+                id if id.parse::<u32>().is_ok() => format!("{id} id unknown"),
+                _ => "Unknown process name".to_owned(),
+            };
+            session.console.notice(unknown + &targets::hint(&rows, target));
+            return Err(Failure::Said);
+        };
+        selections.push(selection);
     }
     for selection in &selections {
         for id in &selection.ids {

@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
+use super::targets;
 use crate::cli::console::Paint;
 use crate::cli::exit::Failure;
 use crate::cli::render::describe::describe as page;
 use crate::cli::render::row::Row;
 use crate::cli::session::{Session, now};
-use crate::config;
 
 /// `describe NAME|ID`: a page for each process.
 ///
@@ -25,9 +25,7 @@ pub async fn describe(session: &Session, target: &str) -> Result<(), Failure> {
     }
     if found.is_empty() {
         let rows = Row::read_all(&list);
-        let near = config::nearest(target, rows.iter().map(|row| row.name.as_str()));
-        let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
-        return Err(Failure::Warning(format!("{target} doesn't exist{hint}")));
+        return Err(Failure::Warning(format!("{target} doesn't exist{}", targets::hint(&rows, target))));
     }
     if session.options.json {
         session.console.print(&format!("{}\n", serde_json::json!(found)));

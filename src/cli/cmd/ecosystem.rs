@@ -10,7 +10,7 @@ const SIMPLE: &str = "\
 module.exports = {
   apps: [
     {
-      name: 'app',
+      name: 'app1',
       script: './app.js',
     },
   ],
@@ -46,34 +46,27 @@ module.exports = {
 };
 ";
 
-/// Writes `ecosystem.config.js` into the working folder. A file that is there is kept unless forced: PM2 would
-/// overwrite it.
+/// Writes `ecosystem.config.js` into the working folder. One that is there makes way, as in PM2; what somebody wrote
+/// stays beside it.
 ///
 /// # Errors
-/// When there is one, or it cannot be written.
+/// When it cannot be written.
 pub fn write_sample(session: &Session, args: &EcosystemArgs) -> Result<(), Failure> {
-    let text = match args.mode.as_deref() {
-        None => FULL,
-        Some("simple") => SIMPLE,
-        Some(other) => return Err(Failure::error(format!("there is no sample `{other}`, only `simple`"))),
-    };
+    // PM2 takes any other word for none.
+    let text = if args.mode.as_deref() == Some("simple") { SIMPLE } else { FULL };
     let path = session.caller().cwd.join("ecosystem.config.js");
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true);
-    if session.options.force {
-        options.create(true).truncate(true);
-    } else {
-        options.create_new(true);
+    let cannot = |error: std::io::Error| Failure::error(format!("cannot write `{}`: {error}", path.display()));
+    let before = match std::fs::read(&path) {
+        Ok(before) => Some(before),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(cannot(error)),
+    };
+    if before.is_some_and(|before| ![SIMPLE, FULL].map(str::as_bytes).contains(&before.as_slice())) {
+        let kept = path.with_extension("js.bak");
+        std::fs::rename(&path, &kept).map_err(cannot)?;
+        session.console.warn_aside(format!("the file that was there is `{}` now", kept.display()));
     }
-    let written = options.open(&path).and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
-    match written {
-        Ok(()) => {
-            session.console.say(format!("File {} generated", path.display()));
-            Ok(())
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            Err(Failure::error(format!("`{}` is there already; --force overwrites it", path.display())))
-        }
-        Err(error) => Err(Failure::error(format!("cannot write `{}`: {error}", path.display()))),
-    }
+    std::fs::write(&path, text).map_err(cannot)?;
+    session.console.say(format!("File {} generated", path.display()));
+    Ok(())
 }

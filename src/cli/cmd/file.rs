@@ -51,7 +51,12 @@ pub async fn bring_up(
     file: &str,
     client: &mut Option<Client>,
 ) -> Result<Vec<String>, Failure> {
-    let Apps { specs, mut failed } = apps(session, file)?;
+    let Apps { specs, absent } = apps(session, file)?;
+    if specs.is_empty() && !absent.is_empty() {
+        say_missing(session, absent.iter().map(|(name, _)| name.as_str()));
+        return Err(tell(session, &absent));
+    }
+    let mut failed = !absent.is_empty();
     let daemon = session.daemon().await?;
     let rows = session.rows(&daemon).await?;
     let known: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
@@ -63,17 +68,32 @@ pub async fn bring_up(
             failed = true;
         }
     }
-    if !missing.is_empty() {
-        let names: Vec<&str> = missing.iter().map(|spec| spec.name.as_str()).collect();
-        session.console.warn(format!("Applications {} not running, starting...", names.join(", ")));
-        failed |= !start_all(session, &daemon, &missing).await;
-    }
+    let unknown = absent.iter().map(|(name, _)| name.as_str()).filter(|name| !known.contains(name));
+    say_missing(session, missing.iter().map(|spec| spec.name.as_str()).chain(unknown));
+    failed |= !start_all(session, &daemon, &missing).await;
     if failed {
+        tell(session, &absent);
         session.show_list(&daemon).await?;
         return Err(Failure::Said);
     }
     *client = Some(daemon);
     Ok(specs.into_iter().map(|spec| spec.name).collect())
+}
+
+/// PM2's line before it starts what of a file is not there.
+fn say_missing<'a>(session: &Session, names: impl Iterator<Item = &'a str>) {
+    let names: Vec<&str> = names.collect();
+    if !names.is_empty() {
+        session.console.warn(format!("Applications {} not running, starting...", names.join(", ")));
+    }
+}
+
+/// Says why apps cannot run here.
+fn tell(session: &Session, absent: &[(String, Failure)]) -> Failure {
+    for (_, failure) in absent {
+        failure.tell(&session.console);
+    }
+    Failure::Said
 }
 
 /// Starts apps, a few at a time; their ids follow the file's order. Whether all came up; what did not has been said.
@@ -142,7 +162,7 @@ pub async fn end(session: &Session, verb: Verb, file: &str) -> Result<(), Failur
         let name = entry.name();
         if rows.iter().any(|row| row.name == name) {
             let selection = targets::select(session, &client, &rows, &name).await?;
-            control::apply(session, &client, &rows, verb, &selection, None).await?;
+            control::end(session, &client, &rows, verb, &selection).await?;
         }
     }
     session.show_list(&client).await
@@ -229,8 +249,8 @@ fn say_changes(session: &Session, name: &str, changes: &[Change]) {
 /// Apps of a file, resolved.
 struct Apps {
     specs: Vec<AppSpec>,
-    /// Whether there are others that cannot run here; why has been said.
-    failed: bool,
+    /// The names of others, and why they cannot run here.
+    absent: Vec<(String, Failure)>,
 }
 
 /// The apps of a file that are meant. An app whose script or interpreter is not there does not hold up the others; a
@@ -246,16 +266,15 @@ fn apps(session: &Session, file: &str) -> Result<Apps, Failure> {
         let names = ecosystem.apps.iter().map(config::AppEntry::name).collect::<Vec<_>>();
         let near = config::nearest(only, names.iter().map(String::as_str));
         let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
-        session.console.warn(format!("no app `{only}` in `{file}`{hint}"));
+        session.console.warn_aside(format!("no app `{only}` in `{file}`{hint}"));
     }
-    let mut apps = Apps { specs: Vec::with_capacity(entries.len()), failed: false };
-    let mut absent = Vec::new();
+    let mut apps = Apps { specs: Vec::with_capacity(entries.len()), absent: Vec::new() };
     let mut said = BTreeSet::new();
     for entry in entries {
         let resolved = match config::resolve_entry(entry, &overrides, &caller) {
             Ok(resolved) => resolved,
             Err(error) if error.is_about_what_is_absent() => {
-                absent.push(Failure::from(error));
+                apps.absent.push((entry.name(), Failure::from(error)));
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -267,19 +286,13 @@ fn apps(session: &Session, file: &str) -> Result<Apps, Failure> {
         }
         apps.specs.push(resolved.spec);
     }
-    for failure in absent {
-        failure.tell(&session.console);
-        apps.failed = true;
-    }
-    if apps.failed && apps.specs.is_empty() { Err(Failure::Said) } else { Ok(apps) }
+    Ok(apps)
 }
 
 /// As [`apps`], where all of them must be able to run.
 fn specs(session: &Session, file: &str) -> Result<Vec<AppSpec>, Failure> {
-    match apps(session, file)? {
-        Apps { specs, failed: false } => Ok(specs),
-        Apps { .. } => Err(Failure::Said),
-    }
+    let Apps { specs, absent } = apps(session, file)?;
+    if absent.is_empty() { Ok(specs) } else { Err(tell(session, &absent)) }
 }
 
 fn load(session: &Session, file: &str) -> Result<Ecosystem, Failure> {

@@ -1,4 +1,4 @@
-//! Commands about the daemon itself: kill, ping, update, report.
+//! Commands about the daemon itself: kill, ping, update.
 
 use serde_json::json;
 
@@ -64,14 +64,4 @@ pub async fn update(session: &Session) -> Result<(), Failure> {
     let client = session.choice.back().await?;
     session.console.info(format!(">>>>>>>>>> PM2 updated ({})", client.manager().version().await?));
     session.show_list(&client).await
-}
-
-/// `report`.
-///
-/// # Errors
-/// When the daemon does not answer.
-pub async fn report(session: &Session) -> Result<(), Failure> {
-    let client = session.daemon().await?;
-    session.console.print(&client.manager().report().await?);
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Commands about log files: flush, reloadLogs.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::targets::not_found;
@@ -7,11 +8,28 @@ use crate::api::{self, Client};
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 
+/// Bytes at the end of the daemon's log in which its last lines are looked for.
+const DAEMON_TAIL_BOUND: u64 = 256 << 10;
+
 /// A private daemon's own log.
-pub async fn daemon_log(client: &Client) -> Option<PathBuf> {
+async fn daemon_log(client: &Client) -> Option<PathBuf> {
     let private = client.manager().mode().await.is_ok_and(|mode| mode == "private");
     let home = client.manager().home().await.ok()?;
     Some(Path::new(&home).join("pm2.log")).filter(|path| private && path.exists())
+}
+
+/// Its last lines, and where they are.
+pub async fn daemon_tail(client: &Client, lines: usize) -> Option<(PathBuf, Vec<String>)> {
+    let path = daemon_log(client).await?;
+    let mut file = std::fs::File::open(&path).ok()?;
+    let length = file.metadata().map_or(0, |meta| meta.len());
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(length.saturating_sub(DAEMON_TAIL_BOUND))).ok()?;
+    file.take(DAEMON_TAIL_BOUND).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().collect();
+    let last = &all[all.len().saturating_sub(lines)..];
+    Some((path, last.iter().map(|&line| line.to_owned()).collect()))
 }
 
 /// `flush`: empties log files; without a target those of everything, the private daemon's own included.
@@ -52,8 +70,8 @@ pub async fn flush(session: &Session, target: Option<&str>) -> Result<(), Failur
 /// When the daemon cannot open them.
 pub async fn reopen(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
-    session.console.info("Reloading all logs...");
+    session.console.say("Reloading all logs...");
     client.manager().reopen_logs().await?;
-    session.console.info("All logs reloaded");
+    session.console.say("All logs reloaded");
     Ok(())
 }

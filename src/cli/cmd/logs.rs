@@ -1,7 +1,6 @@
 //! `logs`: what was written and what is being written.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use jiff::Zoned;
@@ -11,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use zbus::export::ordered_stream::OrderedStreamExt;
 
 use super::lifetime;
-use super::log_files::daemon_log;
+use super::log_files::daemon_tail;
 use super::targets::not_found;
 use crate::api::{self, Client, LogsDict};
 use crate::cli::args::LogsArgs;
@@ -29,8 +28,6 @@ const LINES: u32 = 15;
 const COMEBACK: Duration = Duration::from_secs(5);
 /// Last lines of each file in which those are looked for that came while there was no daemon.
 const CATCH_UP: u32 = 10_000;
-/// Bytes at the end of the daemon's log in which its last lines are looked for.
-const DAEMON_TAIL_BOUND: u64 = 256 << 10;
 /// Width before the bar where it is not fitted to the names.
 const TAIL_WIDTH: usize = 10;
 
@@ -234,20 +231,11 @@ impl<'a> View<'a> {
 
     /// The last lines that a private daemon itself wrote; the services' are in the journal.
     async fn tail_of_daemon(&self, client: &Client, lines: u32) {
-        let Some(path) = daemon_log(client).await else { return };
-        let Ok(mut file) = std::fs::File::open(&path) else { return };
-        let length = file.metadata().map_or(0, |meta| meta.len());
-        let mut text = Vec::new();
-        let from = SeekFrom::Start(length.saturating_sub(DAEMON_TAIL_BOUND));
-        if file.seek(from).and_then(|_| file.take(DAEMON_TAIL_BOUND).read_to_end(&mut text)).is_err() {
-            return;
-        }
+        let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
+        let Some((path, last)) = daemon_tail(client, wanted).await else { return };
         let console = &self.session.console;
         console.say(Paint::Grey.on(console.colours, &format!("{} last {lines} lines:", path.display())));
-        let text = String::from_utf8_lossy(&text);
-        let all: Vec<&str> = text.lines().collect();
-        let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
-        for line in &all[all.len().saturating_sub(wanted)..] {
+        for line in last {
             let who = Paint::Blue.on(console.colours, &format!("{:<TAIL_WIDTH$} |", "PM2"));
             console.say(format!("{who} {line}"));
         }

@@ -5,7 +5,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use super::targets;
 use crate::api::{Client, LogsDict};
 use crate::cli::args::{AttachArgs, SendArgs, SendSignalArgs, TriggerArgs};
-use crate::cli::exit::{Failure, no_such_target};
+use crate::cli::exit::Failure;
 use crate::cli::records::Records;
 use crate::cli::session::Session;
 
@@ -17,9 +17,14 @@ pub async fn signal(session: &Session, args: &SendSignalArgs) -> Result<(), Fail
     let (signal, target) = (args.signal.as_str(), args.target.as_str());
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
-    let selection = targets::select(session, &client, &rows, target).await?;
-    let what = if target.parse::<u32>().is_ok() { "process id" } else { "process name" };
+    let by_id = target.parse::<u32>().is_ok();
+    let what = if by_id { "process id" } else { "process name" };
     session.console.info(format!("Sending signal to {what} {target}"));
+    let Ok(selection) = targets::select(session, &client, &rows, target).await else {
+        let unknown = if by_id { format!("{target} id unknown") } else { "Unknown process name".to_owned() };
+        session.console.notice(unknown + &targets::hint(&rows, target));
+        return Err(Failure::Said);
+    };
     client.manager().send_signal(&[selection.target.as_str()], signal).await?;
     session.console.say(format!("successfully sent signal {signal} to {what} {target}"));
     session.show_list(&client).await
@@ -64,9 +69,9 @@ pub async fn attach(session: &Session, args: &AttachArgs) -> Result<(), Failure>
 }
 
 async fn known(session: &Session, client: &Client, typed: &str) -> Result<u32, Failure> {
-    let id = typed.parse().map_err(|_| Failure::Error(no_such_target(typed)))?;
     let rows = session.rows(client).await?;
-    if rows.iter().any(|row| row.id == u64::from(id)) { Ok(id) } else { Err(Failure::Error(no_such_target(typed))) }
+    let id = typed.parse().ok().filter(|id| rows.iter().any(|row| row.id == u64::from(*id)));
+    id.ok_or_else(|| Failure::error(format!("Process with ID <{typed}> unknown")))
 }
 
 /// `trigger TARGET ACTION [PARAMETER]`: waits for the answers.
@@ -77,7 +82,10 @@ pub async fn trigger(session: &Session, args: &TriggerArgs) -> Result<(), Failur
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
     let nobody = || session.console.notice("Not any process has received a command (offline or unexistent)");
-    let selection = targets::select(session, &client, &rows, &args.target).await.inspect_err(|_| nobody())?;
+    let Ok(selection) = targets::select(session, &client, &rows, &args.target).await else {
+        nobody();
+        return Err(Failure::Said);
+    };
     let params = args.params.as_deref().unwrap_or_default();
     let replies = client.manager().trigger(&[selection.target.as_str()], &args.action, params).await?;
     if replies.is_empty() {

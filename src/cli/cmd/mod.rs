@@ -14,6 +14,7 @@ mod manual;
 mod message;
 mod migrate;
 mod persist;
+mod report;
 mod serve;
 pub mod settings;
 mod start;
@@ -64,7 +65,7 @@ pub async fn run(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Kill => lifetime::kill(session).await,
         Command::Ping => lifetime::ping(session).await,
         Command::Update => lifetime::update(session).await,
-        Command::Report => lifetime::report(session).await,
+        Command::Report => report::report(session).await,
         Command::Migrate(args) => migrate::migrate(session, args).await,
         Command::Startup(args) => boot::startup(session, args),
         Command::Unstartup(args) => boot::unstartup(session, args),

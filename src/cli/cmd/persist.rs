@@ -1,7 +1,9 @@
 //! Commands about the saved list: save, cleardump, resurrect.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
+use crate::api::Client;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 
@@ -31,7 +33,7 @@ pub async fn save(session: &Session) -> Result<(), Failure> {
 pub async fn clear(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
     client.manager().clear_saved().await?;
-    session.console.info("Successfully emptied the saved process list");
+    session.console.info(format!("Successfully created {}", dump_file(&client).await?.display()));
     Ok(())
 }
 
@@ -52,10 +54,18 @@ pub async fn resurrect(session: &Session) -> Result<(), Failure> {
         }
         Err(error) => return Err(error.into()),
     };
+    console.info(format!("Restoring processes located in {}", dump_file(&client).await?.display()));
     let finished = session.finish(&client, "resurrect", &job).await;
     for row in session.rows(&client).await?.iter().filter(|row| !before.contains(&row.id)) {
         console.info(format!("Process {} restored", row.script));
     }
     finished?;
     session.show_list(&client).await
+}
+
+/// Where the daemon keeps the saved list; the system's daemon has one for each user in that folder.
+async fn dump_file(client: &Client) -> Result<PathBuf, Failure> {
+    let system = client.manager().mode().await? == "system";
+    let home = client.manager().home().await?;
+    Ok(Path::new(&home).join(if system { "saved" } else { "dump.pm2" }))
 }

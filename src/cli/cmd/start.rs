@@ -45,6 +45,7 @@ pub async fn start(session: &Session, targets: &[String]) -> Result<(), Failure>
 
 /// Starts a script, or what of this name exists already; answers with the target that stands for it.
 async fn start_one(session: &Session, target: &str, client: &mut Option<Client>) -> Result<String, Failure> {
+    control::say_plan(session);
     // A script that cannot be run is found out before a daemon is started for it.
     let resolved = (!may_exist(session, target)).then(|| resolve(session, target)).transpose()?;
     let daemon = session.daemon().await?;
@@ -72,9 +73,6 @@ async fn start_one(session: &Session, target: &str, client: &mut Option<Client>)
         *client = Some(daemon);
         return Ok(spec.name.clone());
     }
-    if let Some(pattern) = &spec.cron_restart {
-        session.console.info(format!("cron restart at {pattern}"));
-    }
     session.console.info(starting(spec, session.caller().cpus));
     let force = session.options.force;
     launch(session, &daemon, spec, force).await?;
@@ -95,6 +93,7 @@ async fn existing(session: &Session, client: &Client, target: &str) -> Result<Op
         Ok(ids) if ids.is_empty() => Ok(None),
         Ok(ids) => Ok(Some(Selection { typed: target.to_owned(), target: target.to_owned(), ids })),
         Err(api::Error::NoSuchTarget(_)) if target.parse::<u32>().is_err() => Ok(None),
+        Err(api::Error::NoSuchTarget(id)) => Err(control::unknown_id(session, Verb::Restart, &id)),
         Err(api::Error::NoProcess) if resolve(session, target).is_ok() => Ok(None),
         Err(error) => Err(error.into()),
     }

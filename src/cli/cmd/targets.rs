@@ -53,7 +53,11 @@ pub async fn select(session: &Session, client: &Client, rows: &[Row], typed: &st
 
 /// "Not found", with the name that may have been meant.
 pub fn not_found(rows: &[Row], typed: &str) -> String {
+    no_such_target(typed) + &hint(rows, typed)
+}
+
+/// The name that may have been meant, in parentheses; nothing where none is near.
+pub fn hint(rows: &[Row], typed: &str) -> String {
     let near = config::nearest(typed, rows.iter().map(|row| row.name.as_str()));
-    let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
-    no_such_target(typed) + &hint
+    near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
 }

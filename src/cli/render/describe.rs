@@ -25,7 +25,7 @@ pub fn describe(process: &Value, now: u64, environment: &dyn Fn(&str) -> Option<
     if !actions.is_empty() {
         out.push_str(&title("Actions available"));
         out.push_str(&Table::fitting(actions).render(colours));
-        out.push_str(&format!(" Trigger via: pm2 trigger {} <action_name>\n\n", row.id));
+        out.push_str(&format!(" Trigger via: pm2 trigger {} <action_name>\n\n", row.name));
     }
     let metrics: Vec<(String, String)> = fields(&env["axm_monitor"])
         .map(|(name, metric)| {
@@ -43,8 +43,11 @@ pub fn describe(process: &Value, now: u64, environment: &dyn Fn(&str) -> Option<
         .filter(|(name, value)| *name != "PM2_HOME" && environment(name).is_some_and(|ours| ours != *value))
         .map(|(name, value)| (name.clone(), value))
         .collect();
-    if !differing.is_empty() {
-        out.push_str(&title("Divergent env variables from local env"));
+    // PM2 has this title also where nothing stands below it.
+    out.push_str(&title("Divergent env variables from local env"));
+    if differing.is_empty() {
+        out.push('\n');
+    } else {
         out.push_str(&two_columns(differing, colours));
     }
     out.push('\n');

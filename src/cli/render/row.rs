@@ -39,6 +39,8 @@ pub struct Row {
     pub pid_path: String,
     /// The script it runs.
     pub script: String,
+    /// The pattern of its planned restarts.
+    pub cron_restart: Option<String>,
     /// Why it does not run, or what is amiss; empty when all is well.
     pub reason: String,
 }
@@ -68,6 +70,7 @@ impl Row {
             error_path: path("pm_err_log_path"),
             pid_path: path("pm_pid_path"),
             script: path("pm_exec_path"),
+            cron_restart: env["cron_restart"].as_str().map(str::to_owned),
             reason: text(&env["reason"]),
         }
     }

@@ -152,11 +152,18 @@ fn what_ended_by_itself_stays_ended_but_for_a_trigger() {
     sim.exits(W2, Exit::Signal(2));
     sim.send(Event::RestartTriggered {
         process: P0,
+        cause: RestartCause::FileChange,
+        reason: "changed".to_owned(),
+        graceful: false,
+    });
+    assert_eq!(sim.state(P0), State::Stopped, "a person has stopped it");
+    sim.send(Event::RestartTriggered {
+        process: P0,
         cause: RestartCause::Schedule,
         reason: "cron".to_owned(),
         graceful: false,
     });
-    assert_eq!(sim.state(P0), State::Stopped, "a person has stopped it");
+    assert_eq!(sim.state(P0), State::Starting, "its plan stays in force, as in PM2");
 }
 
 #[test]

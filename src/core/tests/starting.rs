@@ -162,8 +162,8 @@ fn autostart_false_waits_until_it_is_asked_for() {
     assert_eq!((sim.state(P0), sim.state(P1), sim.spawns()), (State::Stopped, State::Stopped, 0));
     sim.send(Event::RestartTriggered {
         process: P0,
-        cause: RestartCause::Schedule,
-        reason: "cron".to_owned(),
+        cause: RestartCause::FileChange,
+        reason: "changed".to_owned(),
         graceful: false,
     });
     assert_eq!(sim.spawns(), 0, "a trigger is no request");
