@@ -10,7 +10,7 @@ refuses "missing required argument" pm2 scale app
 for verb in stop restart reload delete; do
     refuses 'No process found' pm2 $verb all
     refuses 'Process or Namespace nothing not found' pm2 $verb nothing
-    refuses '99 : id unknown' pm2 $verb 99
+    refuses ' unknown' pm2 $verb 99
 done
 refuses 'Script not found' pm2 start nowhere.js
 refuses 'Script not found' pm2 start nowhere
