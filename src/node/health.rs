@@ -22,8 +22,8 @@ use crate::core::{ProcessId, WorkerId};
 use crate::sys::epoll::Interest;
 use crate::sys::socket;
 
-/// Between two looks at the queues.
-const TICK: Duration = Duration::from_millis(10);
+/// Between two looks at the queues. Each costs a message to every worker with a queue.
+const TICK: Duration = Duration::from_millis(50);
 /// A worker that has owed a sign of life for so long does not serve its queue. Less, and a busy machine would take
 /// connections away from healthy workers: that spoils the balance of those that are kept alive, and costs the
 /// supervisor an accept(2) and a message for each.

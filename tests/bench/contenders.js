@@ -70,9 +70,9 @@ class Supervisor {
     return JSON.parse(text.slice(text.indexOf('[')));
   }
 
-  async serve(workers) {
+  async serve(workers, script = 'http.js') {
     const port = await freePort();
-    this.with({ PORT: String(port) }, 'start', path.join(apps, 'http.js'), '--name', 'app', '-i', String(workers));
+    this.with({ PORT: String(port) }, 'start', path.join(apps, script), '--name', 'app', '-i', String(workers));
     await until('an answer', () => ask(port));
     await until('all workers', () => this.online(workers), 50);
     return port;
@@ -82,8 +82,16 @@ class Supervisor {
     return this.list().filter((row) => row.pm2_env.status === 'online').length === count;
   }
 
+  workers() {
+    return this.list().map((row) => row.pid);
+  }
+
   reload() {
     this.run('reload', 'app');
+  }
+
+  scale(workers) {
+    this.run('scale', 'app', String(workers));
   }
 
   async end() {
@@ -113,6 +121,11 @@ class Plain {
     const seen = new Set();
     await until('all workers', async () => seen.add(await ask(port)).size >= workers);
     return port;
+  }
+
+  workers() {
+    const { pid } = this.child;
+    return this.manager ? fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number) : [pid];
   }
 
   async end() {

@@ -2,8 +2,9 @@
 'use strict';
 const { execFile, spawn } = require('node:child_process');
 const fs = require('node:fs');
+const http = require('node:http');
 const path = require('node:path');
-const { apps, ask, until } = require('./contenders');
+const { apps, ask, sleep, until } = require('./contenders');
 
 const CLIENT = path.join(__dirname, '..', 'load', 'client.js');
 const TICKS = 100; // sysconf(_SC_CLK_TCK) on Linux
@@ -41,8 +42,9 @@ async function ownClient(port, keep, { seconds, clients }) {
 }
 
 // Clients at work until `stop`.
-function load(port, mode, clients) {
-  const child = spawn(process.execPath, [CLIENT, `http://127.0.0.1:${port}/`, '--mode', mode, '--clients', String(clients)]);
+function load(port, mode, clients, timeout = 10000) {
+  const args = ['--mode', mode, '--clients', String(clients), '--timeout', String(timeout)];
+  const child = spawn(process.execPath, [CLIENT, `http://127.0.0.1:${port}/`, ...args]);
   let text = '';
   child.stdout.on('data', (chunk) => (text += chunk));
   const over = new Promise((resolve) => child.on('exit', resolve));
@@ -56,7 +58,8 @@ function load(port, mode, clients) {
   };
 }
 
-const lost = (report) => Object.values(report.failed).reduce((a, b) => a + b, 0);
+const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
+const lost = (report) => sum(Object.values(report.failed));
 const since = (from) => (Number(process.hrtime.bigint() - from) / 1e6);
 const now = () => process.hrtime.bigint();
 
@@ -71,10 +74,13 @@ module.exports = {
         try {
           for (const keep of [true, false]) {
             const before = contender.manager ? cpu(contender.manager) : 0;
+            const pids = contender.workers();
+            const workersBefore = sum(pids.map(cpu));
             const { rate, p99, requests } = await (options.wrk ? wrk : ownClient)(port, keep, options);
             const name = `${keep ? 'kept-alive' : 'one-shot'}, ${workers} worker${workers === 1 ? '' : 's'}`;
             result[`requests/s ${name}`] = rate;
             result[`p99 ms ${name}`] = p99;
+            result[`worker CPU us/request ${name}`] = ((sum(pids.map(cpu)) - workersBefore) * 1e6) / requests;
             if (contender.manager) {
               result[`manager CPU us/request ${name}`] = ((cpu(contender.manager) - before) * 1e6) / requests;
             }
@@ -122,6 +128,76 @@ module.exports = {
         await contender.end();
       }
       return result;
+    },
+  },
+
+  scale: {
+    of: (contender) => contender.manages,
+    async measure(contender, { scales }) {
+      const port = await contender.serve(2);
+      const result = {};
+      try {
+        for (const [mode, name] of [['keep', 'kept-alive'], ['once', 'one-shot']]) {
+          const clients = load(port, mode, 32);
+          await clients.running();
+          for (let i = 0; i < scales; i++) {
+            contender.scale(4);
+            contender.scale(2);
+          }
+          result[`requests lost over ${scales} times up and down, ${name}`] = lost(await clients.stop());
+        }
+      } finally {
+        await contender.end();
+      }
+      return result;
+    },
+  },
+
+  kill: {
+    of: (contender) => contender.script !== 'http.js',
+    async measure(contender, { kills }) {
+      const port = await contender.serve(4);
+      try {
+        // Each has at most one request in the hands of the worker that dies.
+        const clients = load(port, 'once', 16);
+        await clients.running();
+        for (let i = 0; i < kills; i++) {
+          const [victim] = contender.workers().filter((pid) => pid > 0);
+          process.kill(victim, 'SIGKILL');
+          await until('four workers', () => {
+            const pids = contender.workers().filter((pid) => pid > 0);
+            return pids.length === 4 && !pids.includes(victim);
+          }, 50);
+        }
+        const report = await clients.stop();
+        return {
+          [`requests lost over ${kills} kills of one of 4 workers`]: lost(report),
+          [`slowest answer meanwhile, ms`]: report.latency.max,
+        };
+      } finally {
+        await contender.end();
+      }
+    },
+  },
+
+  hang: {
+    of: (contender) => contender.manages,
+    async measure(contender, { seconds }) {
+      const port = await contender.serve(4, 'hang.js');
+      try {
+        const clients = load(port, 'once', 16, 2000);
+        await clients.running();
+        const hanging = http.get({ port, host: '127.0.0.1', path: '/hang', agent: false }).on('error', () => {});
+        await sleep(seconds * 1000);
+        const report = await clients.stop();
+        hanging.destroy();
+        return {
+          'requests without an answer in 2 s, 1 of 4 workers hangs': lost(report),
+          'slowest answer of the others, ms': report.latency.max,
+        };
+      } finally {
+        await contender.end();
+      }
     },
   },
 
