@@ -228,15 +228,27 @@ impl Daemon {
         let Some(probe) = live.spec.probe.clone() else { return };
         let (facts, spec, identity) = (self.facts.clone(), live.spec.clone(), live.identity.clone());
         let reach = super::probe::Reach { worker, primary: live.channel.then(|| self.primary.clone()) };
+        let meant = self.names_for_a_probe(worker, live.pid);
         let task = tokio::spawn(async move {
             let command = |argv: Vec<String>| {
-                let (spec, identity) = (spec.clone(), identity.clone());
-                async move { super::spawner::run_to_end(&argv, &spec, &identity).await }
+                let (spec, identity, meant) = (spec.clone(), identity.clone(), meant.clone());
+                async move { super::spawner::run_to_end(&argv, &spec, &meant, &identity).await }
             };
             super::probe::succeed(&probe, &reach, command).await;
             drop(facts.send(Fact::Probed(worker)));
         });
         self.workers.attach_task(worker, &task);
+    }
+
+    /// The variables by which a probe's command knows which of the app's workers it is asked about.
+    fn names_for_a_probe(&self, worker: WorkerId, pid: u32) -> Vec<(String, String)> {
+        let mut names = vec![("PM2RS_PID".to_owned(), pid.to_string())];
+        let row = self.fleet.worker(worker).and_then(|worker| self.fleet.process(worker.process));
+        if let Some((row, spec)) = row.zip(self.fleet.spec_of_worker(worker)) {
+            names.push(("pm_id".to_owned(), row.id.to_string()));
+            names.push((spec.instance_var.clone(), row.instance.to_string()));
+        }
+        names
     }
 }
 

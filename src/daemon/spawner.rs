@@ -283,8 +283,14 @@ async fn sockets_of(
     Ok(sockets)
 }
 
-/// Runs a command as the app's user and says whether it exited with 0. Ended when it is no longer waited for.
-pub(super) async fn run_to_end(argv: &[String], spec: &AppSpec, identity: &Identity) -> bool {
+/// Runs a command as the app's user, in its folder and with its environment and `more`, and says whether it exited with
+/// 0. Ended when it is no longer waited for.
+pub(super) async fn run_to_end(
+    argv: &[String],
+    spec: &AppSpec,
+    more: &[(String, String)],
+    identity: &Identity,
+) -> bool {
     let Some((program, args)) = argv.split_first() else { return false };
     let program = if program.contains('/') {
         spec.cwd.join(program)
@@ -296,7 +302,9 @@ pub(super) async fn run_to_end(argv: &[String], spec: &AppSpec, identity: &Ident
         }
     };
     let mut spawn = Spawn::new(program, args);
-    spawn.env = spec.env.iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let own = spec.env.iter().filter(|(key, _)| more.iter().all(|(name, _)| name != *key));
+    let more = more.iter().map(|(key, value)| (key, value));
+    spawn.env = own.chain(more).map(|(key, value)| (key.into(), value.into())).collect();
     spawn.cwd.clone_from(&spec.cwd);
     spawn.identity = Some(identity.clone());
     let Ok(held) = spawn.start() else { return false };

@@ -98,3 +98,24 @@ fn one_whose_probe_fails() {
     place.until_online(2);
     fails_at(&place, &app(500), Duration::from_secs(20)).mentions("3000 ms");
 }
+
+#[test]
+fn one_that_a_probe_command_does_not_like() {
+    let place = Place::new();
+    let seen = "require('fs').writeFileSync(`good-${process.pid}-${process.env.pm_id}`, '');\n";
+    place.write("app.js", &format!("{seen}{GOOD}"));
+    // About this worker and no other: the one before it has left its file, too.
+    let command = "test -e good-$PM2RS_PID-$pm_id && test -n \"$NODE_APP_INSTANCE\"";
+    let config = serde_json::json!({"apps": [{
+        "name": "app", "script": "app.js", "instances": 2, "exec_mode": "cluster", "listen_timeout": 3000,
+        "probe": {"exec": ["sh", "-c", command], "interval": 100},
+    }]});
+    place.write("ecosystem.json", &config.to_string());
+    place.call("start ecosystem.json").ok();
+    place.until_online(2);
+    place.call("reload app").ok();
+    let before = place.pids();
+    place.write("app.js", GOOD);
+    place.call("reload app").fails().mentions("3000 ms");
+    assert_eq!(place.pids(), before);
+}
