@@ -26,9 +26,14 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        let place = Place { home: tempfile::tempdir().unwrap() };
+        let place = Place::idle();
         place.call("ping").ok();
         place
+    }
+
+    /// Without a daemon yet.
+    fn idle() -> Place {
+        Place { home: tempfile::tempdir().unwrap() }
     }
 
     fn call(&self, line: &str) -> Call {
@@ -164,6 +169,37 @@ fn a_killed_daemon_is_back_at_once_and_its_workers_do_not_notice() {
     place.call("reload web").ok();
     place.call("stop counter").ok();
     assert_complete(&fs::read_to_string(place.home.path().join("logs/counter-out.log")).unwrap());
+}
+
+/// In the middle of a request, and in a task beside the loop.
+#[test]
+fn a_panic_is_told_and_not_noticed() {
+    if !cfg!(debug_assertions) {
+        println!("skipped: only debug builds panic on demand");
+        return;
+    }
+    for (moment, file) in [("reset", "src/daemon/requests.rs:"), ("flush", "src/daemon/output.rs:")] {
+        let place = Place::idle();
+        place.call("ping").env("PM2RS_PANIC_AT", moment).ok();
+        place.write("server.js", SERVER);
+        let port = free_port();
+        place.call("start server.js -i 2 --name web").env("PORT", &port.to_string()).ok();
+        until("both to serve", || online(&place.jlist()) == 2 && ask(port).is_ok());
+        let (before, keeper) = (identities(&place.jlist()), place.keeper());
+        let load = Load::start(port);
+        for _ in 0..3 {
+            let daemon = place.daemon();
+            assert!(!place.call(&format!("{moment} web")).run().succeeded());
+            until("another daemon", || is_gone(daemon) && place.daemon() != daemon);
+            assert_eq!(identities(&place.jlist()), before);
+        }
+        let (answers, failures) = load.end();
+        assert!(answers > 50 && failures.is_empty(), "{answers} answers, {failures:?}");
+        assert_eq!(place.keeper(), keeper);
+        let log = place.log();
+        assert_eq!(log.matches(&format!("panicked at {file}")).count(), 3, "{log}");
+        assert_eq!(log.matches("the daemon died").count(), 3, "{log}");
+    }
 }
 
 #[test]

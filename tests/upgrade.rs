@@ -5,11 +5,12 @@ mod cli;
 mod clients;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cli::{Call, call, pm2rs};
 use clients::{COUNTER, Load, SERVER, ask, assert_complete, free_port, identities, online, until};
+use pm2rs::sys::proc::Stat;
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pm2rs");
@@ -128,6 +129,50 @@ fn re_executions_are_not_noticed() {
     assert_complete(&fs::read_to_string(installation.home().join("logs/counter-out.log")).unwrap());
     installation.call("delete all").ok();
     assert!(ask(port).is_err());
+}
+
+#[test]
+fn the_keeper_is_upgraded_as_well() {
+    let installation = Installation::new();
+    installation.start_daemon();
+    let port = installation.start_apps();
+    let (before, daemon) = (identities(&installation.jlist()), installation.daemon());
+    let keeper = Stat::read(daemon).unwrap().ppid;
+    let program_of = |pid: u32| fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino();
+    let installed = || fs::metadata(installation.program()).unwrap().ino();
+    let load = Load::start(port);
+    for _ in 0..3 {
+        installation.install_binary();
+        installation.call("update").ok();
+        until("the keeper to execute it", || program_of(keeper) == installed());
+        assert_eq!((installation.daemon(), program_of(daemon)), (daemon, installed()));
+    }
+    // It still does what a keeper is for, and its daemon what it says.
+    let kill = |pid: u32| {
+        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+    };
+    kill(daemon);
+    until("another daemon", || installation.daemon() != daemon);
+    assert_eq!(identities(&installation.jlist()), before, "{}", installation.log());
+    let second = installation.daemon();
+    assert_eq!(Stat::read(second).unwrap().ppid, keeper);
+
+    // One that can be a daemon and no keeper.
+    let script = format!("case \"$*\" in *--check-keeper*) exit 1;; esac; exec {BINARY} \"$@\"");
+    installation.install_script(&script);
+    let own = program_of(keeper);
+    installation.call("update").ok();
+    until("the refusal", || installation.log().contains("the keeper goes on with the program of before"));
+    assert_eq!(program_of(keeper), own);
+    assert_eq!(installation.daemon(), second);
+    kill(second);
+    until("another daemon", || installation.daemon() != second);
+    assert_eq!(identities(&installation.jlist()), before);
+    let (answers, failures) = load.end();
+    assert!(answers > 50 && failures.is_empty(), "{answers} answers, {failures:?}");
+    installation.call("kill").ok();
+    until("the keeper to be gone", || Stat::read(keeper).map_or(true, |stat| stat.is_dead()));
 }
 
 #[test]

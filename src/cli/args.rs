@@ -439,6 +439,9 @@ pub struct DaemonArgs {
     /// Say by the exit status whether this program could take over the state that comes on standard input
     #[arg(long, hide = true, conflicts_with_all = ["detached", "end_leftovers"])]
     pub check_state: bool,
+    /// The same of a keeper's state
+    #[arg(long, hide = true, conflicts_with_all = ["detached", "end_leftovers", "check_state"])]
+    pub check_keeper: bool,
 }
 
 /// Arguments of `man`.

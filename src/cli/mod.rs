@@ -37,7 +37,7 @@ use line::Typed;
 use options::Options;
 use session::{Session, VERSION};
 
-use crate::daemon::{DaemonOptions, Mode, check_state, end_leftovers, run as daemon_run};
+use crate::daemon::{DaemonOptions, Mode, check_keeper, check_state, end_leftovers, run as daemon_run};
 
 /// Entry point of the binary.
 #[must_use]
@@ -119,8 +119,12 @@ fn run_daemon(args: &DaemonArgs, choice: Choice, console: &Console) -> Exit {
         Place::User => Mode::User,
         Place::Private | Place::Any => Mode::Private { home: choice.home },
     };
-    if args.check_state {
-        return match check_input() {
+    if args.check_state || args.check_keeper {
+        let check = |text: &[u8]| match args.check_keeper {
+            true => check_keeper(text).map_err(|error| format!("{error:#}")),
+            false => check_state(text).map_err(|error| error.to_string()),
+        };
+        return match check_input(check) {
             Ok(()) => Exit::Success,
             Err(problem) => Failure::error(problem).tell(console),
         };
@@ -142,12 +146,12 @@ fn run_daemon(args: &DaemonArgs, choice: Choice, console: &Console) -> Exit {
     }
 }
 
-/// Whether a daemon of this program could go on with the state on standard input.
-fn check_input() -> Result<(), String> {
+/// Whether this program could go on with the state on standard input.
+fn check_input(check: impl Fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
     /// A state that is larger is none of ours.
     const BOUND: u64 = 1 << 30;
     let mut text = Vec::new();
     let read = std::io::stdin().take(BOUND).read_to_end(&mut text);
     read.map_err(|error| format!("cannot read the state: {error}"))?;
-    check_state(&text).map_err(|error| error.to_string())
+    check(&text)
 }

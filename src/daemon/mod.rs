@@ -5,7 +5,7 @@
 //! | file | is about |
 //! |---|---|
 //! | `startup.rs` | from nothing to a daemon that takes commands |
-//! | `keeper.rs` | where nobody else does: starts it again when it dies, keeps what it needs then |
+//! | `keeper` | where nobody else does: starts it again when it dies, keeps what it needs then |
 //! | `run.rs` | the loop: what it waits for, what is due |
 //! | `requests.rs`, `targets.rs`, `script.rs` | what callers ask, whether they may, whether it is there |
 //! | `actions.rs` | performs what the core decided |
@@ -15,6 +15,7 @@
 //! | `restore.rs`, `salvage.rs` | taking up what ran before; with the state file alone |
 //! | `leftovers.rs` | a stopped service whose daemon was dead leaves nothing behind |
 //! | `succession.rs`, `check.rs` | making way for another daemon while workers run on; whether it can take over |
+//! | `panics.rs` | a panic is the end of the daemon, at once |
 //! | `triggers.rs` | cron, memory limits, watched files |
 //! | `saved_list.rs` | PM2's save and resurrect |
 //! | `views.rs`, `fleet_views.rs`, `sampling.rs` | the fleet as others see it |
@@ -31,6 +32,7 @@ mod keeping;
 mod leftovers;
 mod notify_socket;
 mod output;
+mod panics;
 mod paths;
 mod persist;
 mod probe;
@@ -64,6 +66,7 @@ use tokio::sync::{broadcast, mpsc};
 
 pub use check::{CheckError, check_state};
 pub use handle::{Caller, Change, Handle, LogRequest, Reply, Request, StartOptions, UpdateOptions, What};
+pub use keeper::check as check_keeper;
 pub use leftovers::end_leftovers;
 pub use paths::{Mode, Paths};
 pub use startup::run;

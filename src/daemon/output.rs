@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::Daemon;
 use super::handle::{Caller, LogRequest, Reply};
 use super::requests::{answer, worker_identity};
 use super::saying::about;
+use super::{Daemon, panics};
 use crate::api::Error;
 use crate::core::{App, JobOutcome, ProcessId};
 use crate::logs::{Known, LogEvent, Search, Whose, message_ids};
@@ -62,6 +62,7 @@ impl Daemon {
         };
         let logs = self.logs.clone();
         tokio::spawn(async move {
+            panics::at("flush");
             let problems = logs.flush(processes).await;
             answer(reply, if problems.is_empty() { Ok(()) } else { Err(Error::Failed(problems.join("; "))) });
         });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::handle::{Caller, Reply, Request, StartOptions, UpdateOptions, What};
 use super::targets::{self, Row};
-use super::{Daemon, Mode};
+use super::{Daemon, Mode, panics};
 use crate::api::Error;
 use crate::config;
 use crate::core::{AppId, AppSpec, Desired, Event, Instances, JobId, ProcessId, ReloadOptions, Uid};
@@ -37,6 +37,7 @@ impl Daemon {
             }
             What::Scale(app, count, reply) => answer(reply, self.scale(caller, &app, &count)),
             What::Reset(targets, reply) => {
+                panics::at("reset");
                 let result =
                     self.resolve(caller, &targets).map(|processes| self.feed(Event::ResetRequested { processes }));
                 answer(reply, result);

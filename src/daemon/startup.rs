@@ -18,6 +18,7 @@ use super::facts::Fact;
 use super::handle::Handle;
 use super::keeper;
 use super::keeping;
+use super::panics;
 use super::persist::{self, Persist, Saved};
 use super::run::Inputs;
 use super::salvage::salvage;
@@ -54,7 +55,13 @@ pub fn run(options: DaemonOptions) -> anyhow::Result<()> {
         let _ = nix::unistd::setsid();
     }
     let mut waiter = Waiter(ready);
-    let result = if keeper::is_needed(&mode) { keep(mode, &mut waiter) } else { serve(mode, &mut waiter) };
+    let handover = handover::take().context("cannot take what the program before has handed on");
+    let result = match handover {
+        Err(error) => Err(error),
+        Ok(Some(handover)) if keeper::is_of_keeper(&handover) => go_on_keeping(&mode, handover),
+        Ok(None) if keeper::is_needed(&mode) => keep(mode, &mut waiter),
+        Ok(handover) => serve(mode, handover, &mut waiter),
+    };
     if let Err(error) = &result {
         waiter.tell(&format!("{error:#}").replace('\n', " "));
     }
@@ -82,8 +89,14 @@ fn keep(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     logs::daemon_log::init(true);
     match keeper::prepare(&paths)? {
         Some(keeper) => keeper.run(waiter.0.take()),
-        None => serve(mode, waiter),
+        None => serve(mode, None, waiter),
     }
+}
+
+/// The same as the program that was executed here before.
+fn go_on_keeping(mode: &Mode, handover: Handover) -> anyhow::Result<()> {
+    logs::daemon_log::init(true);
+    keeper::resume(&paths_of(mode), handover)?.run(None)
 }
 
 fn paths_of(mode: &Mode) -> Paths {
@@ -91,8 +104,7 @@ fn paths_of(mode: &Mode) -> Paths {
     if matches!(mode, Mode::Private { .. }) && own_uid() == Uid(0) { paths.reachable_by_all() } else { paths }
 }
 
-fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
-    let handover = handover::take().context("cannot take what the program before has handed on")?;
+fn serve(mode: Mode, handover: Option<Handover>, waiter: &mut Waiter) -> anyhow::Result<()> {
     let executed = handover.is_some();
     let (inherited, open_files) = match handover {
         Some(Handover { passed, open_files }) => (passed, open_files),
@@ -110,7 +122,7 @@ fn serve(mode: Mode, waiter: &mut Waiter) -> anyhow::Result<()> {
     let _lock = lock(&paths, &store)?;
     logs::daemon_log::init(matches!(mode, Mode::Private { .. }));
     if notifier()?.is_some() {
-        die_of_panics();
+        panics::die();
     }
     let limit = ulimits::raise_open_files()
         .inspect_err(|error| warn!(%error, "cannot raise the limit of open files"))
@@ -309,16 +321,6 @@ fn write_source(path: &Path, source: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     durable::write(path, source.as_bytes(), 0o644).with_context(|| format!("cannot write `{}`", path.display()))
-}
-
-/// Has a panic anywhere end the daemon at once. One that had lost a task or a thread would go on in silence; the next one,
-/// which the service manager starts, has lost nothing. Nothing is unwound, so nothing that it needs is cleaned up.
-fn die_of_panics() {
-    let tell = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        tell(panic);
-        std::process::abort();
-    }));
 }
 
 /// One daemon a home: the lock goes with the process, however it ends (flock(2)). A program that is executed in place of

@@ -5,14 +5,14 @@
 //! meant for another process.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::unistd::execve;
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +47,8 @@ struct List {
 }
 
 /// Executes `program` in place of this one, with the same environment, working folder and standard descriptors, and hands
-/// on `fds`. `args` begin with the name it goes by. Returns only when that failed, with nothing changed but signals:
-/// SIGPIPE has its default meaning then, as std's exec leaves it, so the caller is to execute something else or end.
+/// on `fds`. `args` begin with the name it goes by. Blocked signals stay blocked, so that none is lost in between. Returns
+/// only when that failed, with nothing changed.
 pub fn execute(
     program: &Path,
     args: &[OsString],
@@ -73,17 +73,23 @@ fn try_execute(
         open_files,
     };
     let list = memfd::sealed("pm2rs-handover", &serde_json::to_vec(&list)?)?;
-    let mut command = Command::new(program);
-    if let Some((name, rest)) = args.split_first() {
-        command.arg0(name).args(rest);
-    }
-    command.env(VARIABLE, list.as_raw_fd().to_string());
-    for name in OUTDATED {
-        command.env_remove(name);
+    let text = |text: &OsStr| CString::new(text.as_bytes());
+    let path = text(program.as_os_str())?;
+    let args = args.iter().map(|arg| text(arg)).collect::<Result<Vec<_>, _>>()?;
+    let is_outdated = |name: &OsString| OUTDATED.iter().chain([&VARIABLE]).any(|outdated| name == outdated);
+    let mut env = vec![CString::new(format!("{VARIABLE}={}", list.as_raw_fd()))?];
+    for (name, value) in std::env::vars_os().filter(|(name, _)| !is_outdated(name)) {
+        env.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
     }
     let all = || fds.iter().map(|(_, fd)| *fd).chain([list.as_fd()]);
     let opened = all().try_for_each(|fd| Ok(fcntl_setfd(fd, FdFlags::empty())?));
-    let error = opened.map_or_else(|error| error, |()| command.exec());
+    let error = opened.map_or_else(
+        |error| error,
+        |()| match execve(&path, &args, &env) {
+            Ok(never) => match never {},
+            Err(errno) => errno.into(),
+        },
+    );
     for fd in all() {
         // It is open, and this is a flag that it has.
         let _ = fcntl_setfd(fd, FdFlags::CLOEXEC);
@@ -156,6 +162,7 @@ fn invalid(problem: String) -> io::Error {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     /// Set in processes of our own, which execute themselves: what is tested here ends a program.
     const STEP: &str = "PM2RS_TEST_HANDOVER";

@@ -31,6 +31,8 @@ pub struct Inbox {
 pub struct Word {
     /// Start or reload is complete.
     pub ready: bool,
+    /// A reload has begun.
+    pub reloading: bool,
     /// The end has begun.
     pub stopping: bool,
     /// What another manager may want to know; nothing about descriptors.
@@ -49,6 +51,16 @@ impl Inbox {
         // connect(2) asks for the right to write. Before this moment nothing is believed, for nobody is listened to.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
         Ok(inbox)
+    }
+
+    /// The socket of the program that was executed before this one in the same process, and what it kept.
+    ///
+    /// # Errors
+    /// When it is no such socket.
+    pub fn again(socket: OwnedFd, path: PathBuf, kept: Vec<Passed>) -> io::Result<Inbox> {
+        let socket = UnixDatagram::from(socket);
+        socket.local_addr()?;
+        Ok(Inbox { socket, path, kept })
     }
 
     /// Where a daemon is to send its messages.
@@ -95,7 +107,12 @@ impl Inbox {
                 Ok(Some(Word::default()))
             }
             // What came with it, as with BARRIER=1, is closed here.
-            _ => Ok(Some(Word { ready: has("READY=1"), stopping: has("STOPPING=1"), text: text.into_owned() })),
+            _ => Ok(Some(Word {
+                ready: has("READY=1"),
+                reloading: has("RELOADING=1"),
+                stopping: has("STOPPING=1"),
+                text: text.into_owned(),
+            })),
         }
     }
 }

@@ -5,6 +5,11 @@
 //! signals on; collects orphans. Owns nothing else and knows nothing of apps. It must stay so simple that it has no reason
 //! to die: one thread, one poll(2), no event loop.
 
+mod renewal;
+
+pub use renewal::check;
+pub(super) use renewal::{is_of_keeper, resume};
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -19,6 +24,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode as FileMode, umask};
 use rustix::event::{PollFd, PollFlags};
+use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::succession::own_program;
@@ -32,6 +38,8 @@ use crate::sys::store::Store;
 use crate::sys::subreaper;
 use crate::sys::ulimits::{self, Limit};
 
+/// Where the daemon is listened to.
+const INBOX: &str = "keeper.sock";
 /// What is passed on to the daemon.
 const SIGNALS: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
@@ -71,7 +79,7 @@ pub(super) fn is_needed(mode: &Mode) -> bool {
 /// When another daemon serves the home, or signals cannot be received.
 pub(super) fn prepare(paths: &Paths) -> anyhow::Result<Option<Keeper>> {
     let lock = lock(paths)?;
-    let inbox = paths.runtime.join("keeper.sock");
+    let inbox = paths.runtime.join(INBOX);
     let inbox = match Inbox::bind(&inbox) {
         Ok(inbox) => inbox,
         Err(error) => {
@@ -79,28 +87,9 @@ pub(super) fn prepare(paths: &Paths) -> anyhow::Result<Option<Keeper>> {
             return Ok(None);
         }
     };
-    let mask: SigSet = SIGNALS.into_iter().chain([Signal::SIGCHLD]).collect();
-    mask.thread_block().context("cannot hold signals back")?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-    if let Err(error) = subreaper::enable() {
-        warn!(%error, "cannot collect orphans");
-    }
-    Ok(Some(Keeper {
-        program: own_program(),
-        sockets: notify::take_passed().context("cannot take the sockets that were passed")?,
-        above: Notifier::from_environment().ok().flatten(),
-        limit: ulimits::raise_open_files().ok(),
-        inbox,
-        signals: signals.context("cannot receive signals")?,
-        ready: None,
-        daemon: None,
-        restart_at: Some(Instant::now()),
-        mourning: None,
-        ending: false,
-        to_pass_on: None,
-        lives: Lives::default(),
-        _lock: lock,
-    }))
+    let sockets = notify::take_passed().context("cannot take the sockets that were passed")?;
+    let above = Notifier::from_environment().ok().flatten();
+    Ok(Some(Keeper { sockets, above, limit: ulimits::raise_open_files().ok(), ..Keeper::new(inbox, lock)? }))
 }
 
 /// One keeper a home. One that is just going is waited for; one whose daemon serves is not.
@@ -147,7 +136,11 @@ pub(super) struct Keeper {
     /// It would end a daemon that does not listen to it yet.
     to_pass_on: Option<Signal>,
     lives: Lives,
-    _lock: Flock<File>,
+    /// The daemon is executing another program.
+    reloading: bool,
+    /// It has, and so should we.
+    renewal_due: bool,
+    lock: Flock<File>,
 }
 
 #[derive(Debug)]
@@ -164,7 +157,7 @@ impl Daemon {
 }
 
 /// How daemons fared lately.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Lives {
     /// Since the last that had a good life.
     short: u32,
@@ -196,6 +189,34 @@ impl Lives {
 }
 
 impl Keeper {
+    /// One that has no daemon yet and is about to start it.
+    fn new(inbox: Inbox, lock: Flock<File>) -> anyhow::Result<Keeper> {
+        let mask: SigSet = SIGNALS.into_iter().chain([Signal::SIGCHLD]).collect();
+        mask.thread_block().context("cannot hold signals back")?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+        if let Err(error) = subreaper::enable() {
+            warn!(%error, "cannot collect orphans");
+        }
+        Ok(Keeper {
+            program: own_program(),
+            sockets: Vec::new(),
+            above: None,
+            limit: None,
+            inbox,
+            signals: signals.context("cannot receive signals")?,
+            ready: None,
+            daemon: None,
+            restart_at: Some(Instant::now()),
+            mourning: None,
+            ending: false,
+            to_pass_on: None,
+            lives: Lives::default(),
+            reloading: false,
+            renewal_due: false,
+            lock,
+        })
+    }
+
     /// Keeps a daemon until it ends in peace. `ready` is for the first: it tells whoever waits for it.
     ///
     /// # Errors
@@ -226,6 +247,9 @@ impl Keeper {
                 && let Some(end) = self.after_death(status)
             {
                 return Ok(end);
+            }
+            if std::mem::take(&mut self.renewal_due) {
+                self.renew();
             }
             let now = Instant::now();
             if self.restart_at.is_some_and(|at| at <= now) {
@@ -272,10 +296,14 @@ impl Keeper {
             }
         }
         self.ending |= word.stopping;
+        self.reloading |= word.reloading;
         if word.ready
             && let Some(signal) = self.to_pass_on.take()
         {
             self.pass_on(signal);
+        }
+        if word.ready && std::mem::take(&mut self.reloading) {
+            self.renewal_due = true;
         }
         if let Some(above) = &self.above
             && !word.text.is_empty()
