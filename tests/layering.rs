@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "core",
             "daemon::run",
             "daemon::check_state",
+            "daemon::check_keeper",
             "daemon::end_leftovers",
             "daemon::DaemonOptions",
             "daemon::Mode",
