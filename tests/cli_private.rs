@@ -336,7 +336,7 @@ fn logs_show_the_tail_and_follow() {
         }
         assert!(Instant::now() < end, "{tail}");
     };
-    tail.says("[TAILING] Tailing last 5 lines for [talk] processes (change the value with --lines option)")
+    tail.says("[TAILING] Tailing last 5 lines for [talk] process (change the value with --lines option)")
         .says("talk-out.log last 5 lines:\n0|talk     | hello 1\n")
         .says("talk-error.log last 5 lines:\n0|talk     | oops\n");
     place.call("logs talk --nostream --raw --out").ok().says("hello 1\n").says_not("oops").says_not("|");
@@ -349,7 +349,7 @@ fn logs_show_the_tail_and_follow() {
     let record: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(
         (&record["message"], &record["type"], &record["process_id"]),
-        (&"got second\n".into(), &"out".into(), &0.into())
+        (&"got second".into(), &"out".into(), &0.into())
     );
     drop(json);
 

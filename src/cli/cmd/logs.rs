@@ -193,9 +193,12 @@ impl<'a> View<'a> {
         let titled = self.look.form == Form::Prefixed;
         let what = if lines == u32::MAX { "all lines".to_owned() } else { format!("last {lines} lines") };
         if titled {
-            let whom = if self.targets.is_empty() { "all".to_owned() } else { self.targets.join(" ") };
-            let text =
-                format!("[TAILING] Tailing {what} for [{whom}] processes (change the value with --lines option)");
+            let (whom, noun) = match self.targets.as_slice() {
+                [] => ("all".to_owned(), "processes"),
+                [one] => (one.clone(), "process"),
+                several => (several.join(" "), "processes"),
+            };
+            let text = format!("[TAILING] Tailing {what} for [{whom}] {noun} (change the value with --lines option)");
             console.say(Paint::Grey.on(console.colours, &text));
         }
         if titled && self.targets.is_empty() && self.streams == "all" && !self.filter.is_set() {

@@ -43,7 +43,7 @@ impl Look {
             Form::Raw => format!("{}\n", record.message),
             Form::Json => {
                 let object = json!({
-                    "message": format!("{}\n", record.message),
+                    "message": record.message,
                     "timestamp": format!("{time:.3}"),
                     "type": record.stream,
                     "process_id": record.process_id,
@@ -61,7 +61,7 @@ impl Look {
                 let paint = if record.stream == "err" { Paint::Red } else { Paint::Green };
                 let who = format!("{:<width$} | ", who(record));
                 let format = self.time_format.as_deref().filter(|_| record.timestamp > 0);
-                let time = format.map(|format| self.formatted(time, format) + ": ");
+                let time = format.map(|format| self.formatted(time, format) + " ");
                 let time = Paint::Grey.on(self.colours && time.is_some(), &time.unwrap_or_default());
                 format!("{time}{}{}\n", paint.on(self.colours, &who), self.highlighted(&record.message))
             }
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(look(Form::Raw).line(&out, 6), "listening on 3000\n");
         assert_eq!(
             look(Form::Json).line(&out, 6),
-            "{\"message\":\"listening on 3000\\n\",\"timestamp\":\"2026-11-21T01:50:50.123Z\",\"type\":\"out\",\
+            "{\"message\":\"listening on 3000\",\"timestamp\":\"2026-11-21T01:50:50.123Z\",\"type\":\"out\",\
              \"process_id\":0,\"app_name\":\"api\"}\n"
         );
         assert_eq!(
@@ -195,7 +195,7 @@ mod tests {
     fn time_and_highlight() {
         let mut look = look(Form::Prefixed);
         look.time_format = Some("YYYY-MM-DD [at] H:mm:ss.SSS".to_owned());
-        assert_eq!(look.line(&record("out"), 6), "2026-11-21 at 1:50:50.123: 0|api  | listening on 3000\n");
+        assert_eq!(look.line(&record("out"), 6), "2026-11-21 at 1:50:50.123 0|api  | listening on 3000\n");
         look.time_format = None;
         look.highlight = Some("3000".to_owned());
         look.colours = true;
