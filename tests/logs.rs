@@ -57,6 +57,11 @@ impl Rig {
     fn attach(&self, worker: u32, process: u32, spec: &Arc<AppSpec>) -> Pipes {
         let (out_read, out) = std::io::pipe().unwrap();
         let (err_read, err) = std::io::pipe().unwrap();
+        self.read(worker, process, spec, out_read.into(), err_read.into());
+        Pipes { worker: WorkerId(worker), out: Some(out), err: Some(err) }
+    }
+
+    fn read(&self, worker: u32, process: u32, spec: &Arc<AppSpec>, stdout: OwnedFd, stderr: OwnedFd) {
         self.logs.attach(Source {
             worker: WorkerId(worker),
             process: ProcessId(process),
@@ -69,10 +74,9 @@ impl Rig {
             unit: None,
             identity: Identity::own().unwrap(),
             spec: spec.clone(),
-            stdout: out_read.into(),
-            stderr: err_read.into(),
+            stdout,
+            stderr,
         });
-        Pipes { worker: WorkerId(worker), out: Some(out), err: Some(err) }
     }
 
     async fn end(&self, mut pipes: Pipes) {
@@ -186,6 +190,24 @@ async fn prefixes_json_and_the_combined_file() {
     let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["message", "timestamp", "type", "process_id", "app_name"]);
     assert_eq!(line["message"], "x\n");
+}
+
+#[tokio::test]
+async fn the_head_of_a_line_stays_in_the_pipe_for_whoever_reads_on() {
+    let (rig, next) = (Rig::new(), Rig::new());
+    let spec = rig.spec(|spec| spec.log.log_date_format = Some("[at]".to_owned()));
+    let (out_read, mut out) = std::io::pipe().unwrap();
+    let (err_read, err) = std::io::pipe().unwrap();
+    rig.read(1, 0, &spec, out_read.try_clone().unwrap().into(), err_read.try_clone().unwrap().into());
+    let path = rig.path("logs/api-out-0.log");
+    out.write_all(b"whole\nha").unwrap();
+    until(&path, |text| text == "at: whole\n").await;
+    rig.logs.stand_still().await;
+    next.read(1, 0, &spec, out_read.into(), err_read.into());
+    out.write_all(b"lf\nlast").unwrap();
+    until(&path, |text| text.ends_with("lf\n")).await;
+    next.end(Pipes { worker: WorkerId(1), out: Some(out), err: Some(err) }).await;
+    assert_eq!(read(&path), "at: whole\nat: half\nat: last");
 }
 
 #[tokio::test]

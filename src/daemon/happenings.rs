@@ -12,9 +12,10 @@ use crate::logs::{Source, message_ids};
 use crate::node::{Attachment, NodeEvent};
 use crate::sys::pidfd::{self, ExitStatus};
 
-/// After a worker's exit its output is read to the end; a grandchild that keeps the pipe open may delay what follows by
-/// so much at most. Reading goes on in the background then.
-const LAST_OUTPUT: std::time::Duration = std::time::Duration::from_millis(100);
+/// After a worker's exit its output is read to the end, before its pipes are let go of: a daemon that is killed meanwhile
+/// leaves the rest to the next one. A grandchild that goes on to write, or a journal that takes nothing, may delay what
+/// follows by so much at most. Reading goes on in the background then.
+const LAST_OUTPUT: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Daemon {
     /// Takes what one of the loop's own tasks found out.

@@ -35,8 +35,17 @@ const FOLLOWERS: u64 = 1 << 40;
 const LIVE: &[u8] = b"{\"live\":true}\n";
 /// Turns between two looks at what else happened.
 const TURNS: usize = 16;
+/// Somebody writes line by line, and fast: being woken for each costs the writer more than the line does. So when little
+/// came, and at once, the next look is that much later; a pipe has room for more than comes meanwhile.
+const NAP: Duration = Duration::from_millis(1);
+/// How soon "at once" is.
+const SOON: Duration = Duration::from_micros(200);
+/// How much is little (bytes). Who writes more at a time could fill the pipe during a nap.
+const SMALL: usize = 32 << 10;
+/// How long a stream may take to finish a line that it has begun in a file which others write into, too.
+const COURTESY: Duration = Duration::from_millis(20);
 /// A worker that ended is given up when its pipes do not come to an end within this time of being found empty.
-const GRACE: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(100);
 /// And within this time when they are never found empty.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the journal may take for the last lines before another program reads on.
@@ -155,6 +164,7 @@ impl Collector {
             let now = Instant::now();
             let timeout =
                 if self.ready.is_empty() { self.wakes_at(now).map(|at| at - now) } else { Some(Duration::ZERO) };
+            let asked = Instant::now();
             let Ok(happened) = self.poller.wait(timeout) else { return };
             let now = Instant::now();
             for readiness in happened {
@@ -182,6 +192,11 @@ impl Collector {
             self.on_time(now);
             self.tend_journal(now);
             self.tidy();
+            let moved = self.sinks.take_moved();
+            let held_up = moved == 0 && !self.ready.is_empty();
+            if (held_up || (1..SMALL).contains(&moved)) && now.duration_since(asked) < SOON {
+                std::thread::sleep(NAP);
+            }
         }
     }
 
@@ -241,12 +256,10 @@ impl Collector {
     /// When something is to be done though nothing happens.
     fn wakes_at(&mut self, now: Instant) -> Option<Instant> {
         let files = self.sinks.all_files().filter_map(|(_, file)| file.wakes_at(now)).min();
-        let workers = self.workers.values().flat_map(|worker| {
-            let departure = worker.departure.as_ref().map(|departure| {
+        let workers = self.workers.values().filter_map(|worker| {
+            worker.departure.as_ref().map(|departure| {
                 departure.empty_since.map_or(departure.patience, |since| departure.patience.min(since + GRACE))
-            });
-            let streams = worker.streams.iter().filter_map(|(_, stream)| stream.wakes_at);
-            streams.chain(departure)
+            })
         });
         let receivers = self
             .sinks
@@ -266,12 +279,6 @@ impl Collector {
         self.sinks.losses.tell(now);
         let mut over = Vec::new();
         for (id, worker) in &mut self.workers {
-            for (outlet, stream) in &mut worker.streams {
-                if stream.wakes_at.is_some_and(|at| at <= now) && !stream.queued {
-                    stream.queued = true;
-                    self.ready.push_back(outlet.writer);
-                }
-            }
             let Some(departure) = &mut worker.departure else { continue };
             let done = worker.streams.iter().all(|(_, stream)| stream.ended || (stream.empty && !stream.queued));
             let since = if done { Some(*departure.empty_since.get_or_insert(now)) } else { None };
@@ -407,18 +414,24 @@ impl Collector {
     }
 
     fn turn(&mut self, writer: Writer, now: Instant) {
+        let in_the_way = self.is_another_within_a_line(writer);
         let Some(worker) = self.workers.get_mut(&writer.worker) else { return };
         let (outlet, stream) = &mut worker.streams[usize::from(writer.err)];
         stream.queued = false;
         if stream.ended {
             return;
         }
+        if in_the_way && now.duration_since(*stream.held_up.get_or_insert(now)) < COURTESY {
+            stream.queued = true;
+            self.ready.push_back(writer);
+            return;
+        }
+        stream.held_up = None;
         match stream.turn(outlet, &mut self.sinks, now) {
             Turn::More => {
                 stream.queued = true;
                 self.ready.push_back(writer);
             }
-            Turn::Unfinished(until) => stream.wakes_at = Some(until),
             Turn::Empty => {}
             Turn::Blocked => self.blocked.push(writer),
             Turn::Ended => {
@@ -427,6 +440,15 @@ impl Collector {
                 stream.finish(outlet, &mut self.sinks, now);
             }
         }
+    }
+
+    /// Whether the file of this stream ends within a line of one that can still finish it. That happens when two begin to
+    /// share a file: while it was its own, the first one's bytes went there unseen.
+    fn is_another_within_a_line(&mut self, writer: Writer) -> bool {
+        let stream = |writer: Writer| self.workers.get(&writer.worker).map(|w| &w.streams[usize::from(writer.err)]);
+        let Some(id) = stream(writer).and_then(|(outlet, _)| outlet.file) else { return false };
+        let other = self.sinks.file(id).and_then(|file| file.is_within_line_of(writer));
+        other.and_then(stream).is_some_and(|(_, stream)| !stream.ended)
     }
 
     fn detach(&mut self, id: WorkerId, reply: oneshot::Sender<()>, now: Instant) {

@@ -499,6 +499,12 @@ impl LogFile {
         ends
     }
 
+    /// Who has written the head of a line into it and not yet the rest, if that is somebody else.
+    pub fn is_within_line_of(&mut self, writer: Writer) -> Option<Writer> {
+        let last = self.last_writer.filter(|last| *last != writer)?;
+        (!self.ends_line()).then_some(last)
+    }
+
     /// Ends a line that another writer left unfinished.
     fn separate(&mut self, writer: Writer) {
         if self.last_writer == Some(writer) {

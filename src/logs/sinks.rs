@@ -92,6 +92,8 @@ pub struct Sinks {
     /// Syslog daemons.
     pub syslog: Syslog,
     tallies: BTreeMap<ProcessId, Tally>,
+    /// Bytes that came since this was last asked.
+    moved: usize,
     null: File,
     scratch: (File, OwnedFd),
     scratch_size: usize,
@@ -115,6 +117,7 @@ impl Sinks {
             journal,
             syslog: Syslog::default(),
             tallies: BTreeMap::new(),
+            moved: 0,
             null: File::options().write(true).open("/dev/null")?,
             scratch: (scratch.into(), into_scratch),
             scratch_size,
@@ -160,6 +163,11 @@ impl Sinks {
     /// What is kept about a process.
     pub fn tally(&mut self, process: ProcessId) -> &mut Tally {
         self.tallies.entry(process).or_default()
+    }
+
+    /// Bytes that came since this was last asked.
+    pub fn take_moved(&mut self) -> usize {
+        std::mem::take(&mut self.moved)
     }
 
     /// The process is gone for good.
@@ -402,5 +410,6 @@ impl Sinks {
     fn count(&mut self, outlet: &Outlet, bytes: usize) {
         let tally = self.tallies.entry(outlet.process).or_default();
         tally.bytes = tally.bytes.saturating_add(bytes as u64);
+        self.moved = self.moved.saturating_add(bytes);
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! Nothing is taken out of the pipe before it is where it belongs. So a daemon that is killed loses nothing: the next
 //! one finds in the pipe what did not arrive. Where nobody needs to see the lines, bytes are moved from the pipe into the
-//! file by the kernel alone; else they are looked at first (tee(2)), and an unfinished line stays in the pipe for a
-//! moment, so that its end may join it there.
+//! file by the kernel alone; else they are looked at first (tee(2)), and an unfinished line stays in the pipe until
+//! its end joins it there, its writer goes, or the pipe fills.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::file::Writer;
 use super::sinks::{Outlet, Sinks};
@@ -17,18 +17,14 @@ use crate::sys::pipe;
 /// Bytes that are handled at a time, and the size that pipes are given. Small enough that 64 MiB, the default of
 /// /proc/sys/fs/pipe-user-pages-soft, are enough for a hundred workers of one user.
 pub const CHUNK: usize = 256 << 10;
-/// How long an unfinished line may stay in the pipe. Its writer could be waiting for room, or a person for a prompt.
-const UNFINISHED: Duration = Duration::from_millis(20);
 
 /// What is to become of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// There may be more: it wants another turn.
     More,
-    /// It is empty: it wants a turn when something comes.
+    /// It is empty, or holds the head of a line: it wants a turn when something comes.
     Empty,
-    /// An unfinished line is in it: it wants a turn when more comes, or at this time.
-    Unfinished(Instant),
     /// The journal takes no more just now: it wants a turn when that has changed.
     Blocked,
     /// The writer ended.
@@ -41,14 +37,15 @@ pub struct Stream {
     pipe: OwnedFd,
     capacity: usize,
     splitter: Splitter,
-    unfinished_since: Option<Instant>,
-    /// When it wants a turn though nothing comes.
-    pub wakes_at: Option<Instant>,
+    /// The head of a line was left in it.
+    unfinished: bool,
+    /// Since when it lets another one finish a line in the file that they share.
+    pub held_up: Option<Instant>,
     /// It waits for its turn already.
     pub queued: bool,
     /// Its writer ended.
     pub ended: bool,
-    /// It was empty when it was looked at last.
+    /// Nothing was left to do with what was in it when it was looked at last.
     pub empty: bool,
 }
 
@@ -61,8 +58,8 @@ impl Stream {
             pipe: read_end,
             capacity,
             splitter: Splitter::default(),
-            unfinished_since: None,
-            wakes_at: None,
+            unfinished: false,
+            held_up: None,
             queued: false,
             ended: false,
             empty: false,
@@ -77,7 +74,6 @@ impl Stream {
 
     /// Handles what is in the pipe, at most [`CHUNK`] bytes of it.
     pub fn turn(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) -> Turn {
-        self.wakes_at = None;
         let looks = sinks.look(outlet) || !self.splitter.is_empty();
         if !looks && let Some(moved) = sinks.move_unseen(outlet, &self.pipe, CHUNK, now) {
             return self.outcome(&moved);
@@ -92,7 +88,7 @@ impl Stream {
         };
         let turn = if looks { self.lines(&seen, outlet, sinks, now) } else { self.bytes(&seen, outlet, sinks, now) };
         sinks.give_back(seen);
-        self.empty = false;
+        self.empty = turn == Turn::Empty;
         turn
     }
 
@@ -115,20 +111,19 @@ impl Stream {
 
     fn lines(&mut self, seen: &[u8], outlet: &Outlet, sinks: &mut Sinks, now: Instant) -> Turn {
         let whole = seen.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.unfinished = false;
         if whole > 0 {
-            self.unfinished_since = None;
             sinks.deliver(outlet, &self.pipe, &mut self.splitter, &seen[..whole], now);
             return Turn::More;
         }
-        let since = *self.unfinished_since.get_or_insert(now);
-        // Pages of a pipe can be half empty, so a pipe that is half full may be full.
+        // Pages of a pipe can be half empty, so a pipe that is half full may be full and its writer waiting for room.
         let full = seen.len() >= self.capacity.min(sinks.peek_limit()) / 2;
-        if full || !self.splitter.is_empty() || now.duration_since(since) >= UNFINISHED {
-            self.unfinished_since = None;
+        if full || !self.splitter.is_empty() || pipe::is_over(&self.pipe) {
             sinks.deliver(outlet, &self.pipe, &mut self.splitter, seen, now);
             return Turn::More;
         }
-        Turn::Unfinished(since + UNFINISHED)
+        self.unfinished = true;
+        Turn::Empty
     }
 
     /// Nothing more will be read: hands over what is left of an unfinished line.
@@ -144,7 +139,7 @@ impl Stream {
 
     /// Nothing more will be read though the writer did not end: takes an unfinished line out of the pipe, too.
     pub fn abandon(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) {
-        if self.unfinished_since.is_some()
+        if self.unfinished
             && let Ok(seen) = sinks.peek(&self.pipe, CHUNK)
         {
             sinks.deliver(outlet, &self.pipe, &mut self.splitter, &seen, now);

@@ -70,6 +70,13 @@ pub fn discard(pipe: impl AsFd, null: &File, limit: usize) -> io::Result<usize> 
     retry(|| rustix::pipe::splice(&pipe, None, null, None, limit, SpliceFlags::NONBLOCK))
 }
 
+/// Whether nobody can write into this pipe any more; there may still be something in it.
+#[must_use]
+pub fn is_over(reader: impl AsFd) -> bool {
+    let mut ends = [PollFd::new(&reader, PollFlags::empty())];
+    rustix::event::poll(&mut ends, Some(&Timespec::default())).is_ok() && ends[0].revents().contains(PollFlags::HUP)
+}
+
 /// Whether nobody can read what is written into this end.
 #[must_use]
 pub fn is_abandoned(writer: impl AsFd) -> bool {
@@ -122,7 +129,11 @@ mod tests {
         assert_eq!(move_to_file(&reader, &file, 0, 4).unwrap(), 4);
         let null = File::options().write(true).open("/dev/null").unwrap();
         assert_eq!(discard(&reader, &null, 100).unwrap(), 4);
+        writer.write_all(b"rest").unwrap();
+        assert!(!is_over(&reader));
         drop(writer);
+        assert!(is_over(&reader));
+        assert_eq!(discard(&reader, &null, 100).unwrap(), 4);
         assert_eq!(move_to_file(&reader, &file, 4, 4).unwrap(), 0);
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
