@@ -65,6 +65,14 @@ class Supervisor {
     return execFileSync(program, [...before, ...args], { env: whole, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 1 << 28 });
   }
 
+  // Resolves when the command ends, which may be after the app began.
+  start(file) {
+    const [program, ...before] = this.argv;
+    const env = { ...process.env, PM2_DISABLE_VERSION_CHECK: 'true', [this.homeVariable]: this.home };
+    const child = spawn(program, [...before, 'start', file], { env, stdio: 'ignore' });
+    return new Promise((resolve) => child.on('exit', resolve));
+  }
+
   list() {
     const text = this.run('jlist');
     return JSON.parse(text.slice(text.indexOf('[')));

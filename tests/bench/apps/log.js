@@ -1,12 +1,11 @@
-// Writes `LINES` lines as fast as they are taken, then waits.
+// Writes `LINE` `LINES` times, each in a call of its own, as console.log does, then waits.
 'use strict';
-const line = `${'a line of a log that has about a hundred bytes, as they have in many applications'.padEnd(99, '.')}\n`;
+const line = process.env.LINE;
 let left = Number(process.env.LINES);
 function write() {
   while (left > 0) {
-    const count = Math.min(left, 100);
-    left -= count;
-    if (!process.stdout.write(line.repeat(count))) return process.stdout.once('drain', write);
+    left -= 1;
+    if (!process.stdout.write(line)) return process.stdout.once('drain', write);
   }
 }
 write();
