@@ -1,4 +1,4 @@
-# The supervisor may die: killed, aborted, stopped, restarted, re-executed and rebooted under load, and nobody notices.
+# The supervisor may die: killed (for want of memory, too), aborted, stopped, restarted, re-executed and rebooted under load, and nobody notices.
 # PM2RS_KILLS says how many times it is killed (default 10).
 
 kills=${PM2RS_KILLS:-10}
@@ -112,6 +112,46 @@ test_an_abort_is_not_noticed() {
     nothing_failed
 }
 
+out_of_memory() { # PID: the kernel's OOM killer ends this process of the container
+    local group=/sys/fs/cgroup/memory/pm2rs-out-of-memory host
+    if inside grep -qw memory /sys/fs/cgroup/cgroup.controllers; then
+        # Nothing that lives fits into so little.
+        inside systemctl set-property --runtime pm2rs.service MemoryMax=1M
+        eventually 20 denied inside test -d "/proc/$1"
+        inside systemctl set-property --runtime pm2rs.service MemoryMax=infinity
+        contains "$(inside journalctl -u pm2rs)" "oom-kill"
+    elif [ -w /sys/fs/cgroup/memory/cgroup.procs ]; then
+        # With cgroup v1 the container has no such controller; we have, and see its processes.
+        for host in $(pgrep -x pm2rs); do
+            [ "$(awk '/^NSpid:/ { print $NF }' "/proc/$host/status")" != "$1" ] || break
+        done
+        mkdir -p "$group"
+        echo 0 >"$group/memory.limit_in_bytes"
+        echo "$host" >"$group/cgroup.procs"
+        eventually 20 killed_for_memory "$group"
+        rmdir "$group"
+    else
+        echo "no memory controller here"
+        kill_daemon KILL
+    fi
+}
+
+killed_for_memory() { # GROUP: somebody in it asked for a page; to answer us takes some
+    pm2rs --silent jlist >/dev/null || true
+    grep -qE '^oom_kill [1-9]' "$1/memory.oom_control"
+}
+
+test_an_oom_kill_is_not_noticed() {
+    local before main
+    before=$(identities) main=$(daemon)
+    load_begins http://127.0.0.1:3000/
+    out_of_memory "$main"
+    eventually 20 another_daemon "$main"
+    same "$(identities)" "$before"
+    load_ends
+    nothing_failed
+}
+
 test_a_restart_of_the_service_keeps_workers() {
     local before main
     before=$(identities) main=$(daemon)
@@ -139,6 +179,36 @@ test_a_daemon_that_hangs_is_not_missed() {
     load_ends
     nothing_failed
     inside bash -c 'rm /run/systemd/system/pm2rs.service.d/watchdog.conf; systemctl daemon-reload'
+}
+
+as_carol() { as carol env XDG_RUNTIME_DIR="/run/user/$(inside id -u carol)" "$@"; }
+carols_daemon() { as_carol systemctl --user show -P MainPID pm2rs; }
+carols() { as_carol pm2rs --user --silent jlist | jq -c 'map([.name, .pid, .pm2_env.status, .pm2_env.restart_time])'; }
+carols_answer() { as_carol pm2rs --user --silent ping; }
+
+test_a_user_s_own_service_does_as_well() {
+    local before main
+    users carol
+    inside loginctl enable-linger carol
+    eventually 20 as_carol systemctl --user start pm2rs
+    as_carol env PORT=3100 pm2rs --user start /srv/apps/express.js -i 2 --name own
+    eventually 20 inside curl -sS --fail http://127.0.0.1:3100/
+    before=$(carols) main=$(carols_daemon)
+    load_begins http://127.0.0.1:3100/
+    as_carol systemctl --user reload pm2rs
+    same "$(carols_daemon)" "$main"
+    same "$(carols)" "$before"
+    as_carol systemctl --user restart pm2rs
+    [ "$(carols_daemon)" != "$main" ]
+    same "$(carols)" "$before"
+    inside kill -KILL "$(carols_daemon)"
+    eventually 20 carols_answer
+    same "$(carols)" "$before"
+    load_ends
+    nothing_failed
+    as_carol systemctl --user stop pm2rs
+    same "$(inside pgrep -u carol -fc /srv/apps || true)" 0
+    inside loginctl disable-linger carol
 }
 
 test_output_is_complete_after_all_that() {
