@@ -74,6 +74,18 @@ fn whenever_the_daemon_dies_nothing_is_lost_and_nothing_runs_twice() {
 }
 
 #[test]
+fn workers_are_found_again_by_the_file_alone() {
+    let regained = |seed| {
+        let mut run = Run::new(seed, None, false);
+        run.play().unwrap();
+        run.regained
+    };
+    let regained: usize = (0..100).map(regained).sum();
+    println!("{regained} workers were found");
+    assert!(regained > 20, "the simulation spares whoever keeps what the daemon has");
+}
+
+#[test]
 fn a_seed_always_tells_the_same_story() {
     let story = |seed| {
         let mut run = Run::new(seed, None, false);

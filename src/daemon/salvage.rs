@@ -62,9 +62,10 @@ pub(super) fn salvage(store: &Store, saved: &Saved) -> BTreeSet<WorkerId> {
         }
     };
     let serves = |worker: WorkerId, record: &Record| {
+        // One that had not got ready could neither say so any more nor be let in.
+        let was_ready = |state| !matches!(state, WorkerState::Starting | WorkerState::Exited);
         let known = saved.fleet.worker(worker);
-        let runs = known.is_some_and(|known| known.state != WorkerState::Exited && known.pid == Some(record.pid));
-        runs && !lost.contains(&worker)
+        known.is_some_and(|known| was_ready(known.state) && known.pid == Some(record.pid)) && !lost.contains(&worker)
     };
     let mut found = BTreeSet::new();
     for (worker, record) in remains.workers.iter().filter(|(worker, record)| serves(**worker, record)) {

@@ -56,6 +56,8 @@ pub struct Process {
     pub draining: bool,
     /// What lies in its channel.
     pub words: Vec<Word>,
+    /// Its channel is lost.
+    pub mute: bool,
 }
 
 impl Process {
@@ -147,6 +149,7 @@ impl Kernel {
             killed: false,
             draining: false,
             words: Vec::new(),
+            mute: false,
         };
         self.processes.insert(self.next_pid, process);
         self.next_pid
@@ -224,6 +227,16 @@ impl Kernel {
         self.bury();
     }
 
+    /// Whoever kept what the daemon had is gone as well, and with it the channels.
+    pub fn keeper_dies(&mut self) {
+        self.store = Store::default();
+        for process in self.processes.values_mut() {
+            process.mute = true;
+            process.words.clear();
+        }
+        self.bury();
+    }
+
     /// Forgets the dead whom nobody can ask about any more.
     pub fn bury(&mut self) {
         let kept: Vec<u32> = self.store.workers.values().copied().collect();
@@ -242,6 +255,7 @@ impl Process {
             Some(_) => self.descendants,
             None if self.held => false,
             None if self.asked_to_end => self.nature != Nature::Deaf,
+            None if self.mute && self.nature == Nature::Floods => false,
             None => !calm && matches!(self.nature, Nature::Crashes | Nature::Floods),
         }
     }

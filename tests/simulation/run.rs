@@ -8,7 +8,7 @@ use pm2rs::core::{AppId, AppSpec, Event, ExecMode, Instances, JobOutcome, Proces
 use crate::asked::{Asked, Wish, rule};
 use crate::kernel::{Kernel, Nature};
 use crate::random::Random;
-use crate::shell::{Flaw, Next, Shell};
+use crate::shell::{Flaw, From, Next, Shell};
 
 const STEPS: usize = 150;
 /// A world in which everybody behaves comes to rest within so many steps.
@@ -26,6 +26,8 @@ pub struct Run {
     tell: bool,
     story: Vec<String>,
     deaths: u64,
+    /// Workers that were gone on with by the file alone.
+    pub regained: usize,
 }
 
 impl Run {
@@ -33,7 +35,7 @@ impl Run {
         let mut random = Random::new(seed);
         let kept = !random.once_in_1000(150);
         let (kernel, asked) = (Kernel::new(), Asked::default());
-        Run { random, kernel, shell: None, asked, flaw, kept, tell, story: Vec::new(), deaths: 0 }
+        Run { random, kernel, shell: None, asked, flaw, kept, tell, story: Vec::new(), deaths: 0, regained: 0 }
     }
 
     /// What happened, a line each.
@@ -93,13 +95,11 @@ impl Run {
             }
             987..993 => {
                 self.die("the daemon is killed, and who kept its descriptors");
-                self.kernel.store = Default::default();
-                self.kernel.bury();
+                self.kernel.keeper_dies();
             }
             993..997 => {
                 self.die("the daemon is killed, its memory is lost, its file damaged");
-                self.kernel.store = Default::default();
-                self.kernel.bury();
+                self.kernel.keeper_dies();
                 if let Some(file) = &mut self.kernel.disk.current {
                     file.whole = false;
                     self.kernel.disk.rotten = true;
@@ -135,6 +135,9 @@ impl Run {
         self.shell = None;
         self.deaths += 1;
         self.kernel.daemon_dies();
+        if !self.kept {
+            self.kernel.keeper_dies();
+        }
     }
 
     /// The daemon comes back, or dies again before it is there.
@@ -150,12 +153,16 @@ impl Run {
             self.say("the daemon starts");
             match Shell::start(&mut self.kernel, self.flaw, self.kept, fuse) {
                 Ok((shell, from)) => {
-                    if let Some(file) = from {
+                    if let From::File(file, regained) = from {
                         let disk = &self.kernel.disk;
                         let expected = if disk.rotten { disk.before } else { disk.written };
                         let number = file.as_ref().map_or(0, |file| file.number);
                         rule!(number >= expected, "file {number} is taken up, file {expected} was written");
                         self.asked = file.map(|file| file.asked).unwrap_or_default();
+                        if regained == 0 {
+                            self.asked.forget_jobs();
+                        }
+                        self.regained += regained;
                     }
                     self.shell = Some(shell);
                 }

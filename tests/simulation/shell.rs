@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use pm2rs::core::{
-    Action, Event, Exit, Fleet, JobId, JobOutcome, Now, SpawnFailure, SpawnOrder, Time, Timer, WorkerId, WorkerState,
+    Action, Event, Exit, Fleet, JobId, JobOutcome, Now, SpawnFailure, SpawnOrder, Time, Timer, Worker, WorkerId,
+    WorkerState,
 };
 
 use crate::asked::Asked;
@@ -29,6 +30,14 @@ pub enum Flaw {
 pub struct Died;
 
 type Step<T = ()> = Result<T, Died>;
+
+/// Where a daemon has what it goes on with.
+#[derive(Debug)]
+pub enum From {
+    Memory,
+    /// The state file, if there was any, and so many workers that were found by it.
+    File(Option<File>, usize),
+}
 
 /// A start under way.
 #[derive(Debug)]
@@ -134,33 +143,68 @@ impl Shell {
     }
 
     /// Takes up what is there. What was asked for is as of the file then, if it came from a file.
-    pub fn start(
-        kernel: &mut Kernel,
-        flaw: Option<Flaw>,
-        kept: bool,
-        fuse: Option<usize>,
-    ) -> Step<(Shell, Option<Option<File>>)> {
+    pub fn start(kernel: &mut Kernel, flaw: Option<Flaw>, kept: bool, fuse: Option<usize>) -> Step<(Shell, From)> {
         let mut shell = Shell::new(flaw, kept, fuse, kernel.disk.written);
         if let Some(state) = kernel.store.state.clone() {
-            shell.take_over(kernel, &state)?;
-            return Ok((shell, None));
+            let found = kernel.store.workers.clone();
+            shell.take_over(kernel, &state, &found)?;
+            return Ok((shell, From::Memory));
         }
+        let nothing_kept = kernel.store.workers.is_empty();
         for worker in kernel.store.workers.keys().copied().collect::<Vec<_>>() {
             shell.point()?;
             end(kernel, worker);
         }
-        let file = shell.restore(kernel)?;
-        Ok((shell, Some(file)))
+        let disk = &mut kernel.disk;
+        // What is damaged is set aside.
+        disk.current = disk.current.take().filter(|file| file.whole);
+        let file = disk.current.clone().or_else(|| disk.last.clone().filter(|file| file.whole));
+        let regained =
+            file.as_ref().filter(|_| nothing_kept).map(|file| shell.salvage(kernel, file)).unwrap_or_default();
+        shell.end_all_but(kernel, &regained)?;
+        match &file {
+            Some(file) if !regained.is_empty() => shell.take_over(kernel, &file.kept, &regained)?,
+            file => shell.restore(kernel, file.as_ref())?,
+        }
+        Ok((shell, From::File(file, regained.len())))
     }
 
-    fn take_over(&mut self, kernel: &mut Kernel, kept: &Kept) -> Step {
+    /// The workers that the file knows to have been ready and that still live, by pid and start time.
+    fn salvage(&self, kernel: &mut Kernel, file: &File) -> BTreeMap<WorkerId, u32> {
+        let was_ready = |worker: &&Worker| !matches!(worker.state, WorkerState::Starting | WorkerState::Exited);
+        let is_it = |worker: &Worker, pid: u32| {
+            let process = kernel.processes.get(&pid);
+            process.is_some_and(|process| process.exit.is_none() && process.worker == worker.id)
+        };
+        let workers = file.kept.fleet.workers().filter(was_ready);
+        let found = workers.filter_map(|worker| Some((worker.id, worker.pid.filter(|pid| is_it(worker, *pid))?)));
+        let found: BTreeMap<_, _> = found.collect();
+        if self.kept {
+            kernel.store.workers = found.clone();
+        }
+        found
+    }
+
+    fn end_all_but(&mut self, kernel: &mut Kernel, regained: &BTreeMap<WorkerId, u32>) -> Step {
+        let survivors: Vec<u32> = kernel.processes.keys().copied().collect();
+        for pid in survivors {
+            self.point()?;
+            if !self.has(Flaw::SparesSurvivors) && !regained.values().any(|own| *own == pid) {
+                kernel.kill(pid);
+            }
+        }
+        kernel.bury();
+        Ok(())
+    }
+
+    fn take_over(&mut self, kernel: &mut Kernel, kept: &Kept, found: &BTreeMap<WorkerId, u32>) -> Step {
         self.fleet = read(kernel, &kept.fleet);
         self.last_job = kept.last_job;
         let workers: Vec<WorkerId> = self.fleet.workers().map(|worker| worker.id).collect();
         let mut events = VecDeque::new();
         for worker in &workers {
             self.point()?;
-            events.extend(self.adopt(kernel, *worker));
+            events.extend(self.adopt(kernel, *worker, found));
         }
         for unknown in kernel.store.workers.keys().copied().collect::<Vec<_>>() {
             if !workers.contains(&unknown) {
@@ -172,7 +216,7 @@ impl Shell {
             if self.has(Flaw::ArmsNoTimers) && matches!(action, Action::ArmTimer { .. }) {
                 continue;
             }
-            self.perform(kernel, action, &mut VecDeque::new())?;
+            self.perform(kernel, action, &mut events)?;
         }
         for event in events {
             self.feed(kernel, event)?;
@@ -185,7 +229,7 @@ impl Shell {
         self.after_turn(kernel)
     }
 
-    fn adopt(&mut self, kernel: &mut Kernel, worker: WorkerId) -> Option<Event> {
+    fn adopt(&mut self, kernel: &mut Kernel, worker: WorkerId, found: &BTreeMap<WorkerId, u32>) -> Option<Event> {
         let known = self.fleet.worker(worker)?;
         let exited = known.state == WorkerState::Exited;
         let Some(pid) = known.pid else {
@@ -193,7 +237,7 @@ impl Shell {
             let failure = SpawnFailure { message: "the daemon ended".to_owned(), transient: true };
             return Some(Event::SpawnFailed { worker, failure });
         };
-        if kernel.store.workers.get(&worker) != Some(&pid) {
+        if found.get(&worker) != Some(&pid) {
             end(kernel, worker);
             return Some(match exited {
                 true => Event::LeftoversGone { worker },
@@ -209,26 +253,13 @@ impl Shell {
         None
     }
 
-    fn restore(&mut self, kernel: &mut Kernel) -> Step<Option<File>> {
-        let disk = &mut kernel.disk;
-        // What is damaged is set aside.
-        disk.current = disk.current.take().filter(|file| file.whole);
-        let file = disk.current.clone().or_else(|| disk.last.clone().filter(|file| file.whole));
-        let survivors: Vec<u32> = kernel.processes.keys().copied().collect();
-        for pid in survivors {
-            self.point()?;
-            if !self.has(Flaw::SparesSurvivors) {
-                kernel.kill(pid);
-            }
-        }
-        kernel.bury();
-        if let Some(file) = &file {
+    fn restore(&mut self, kernel: &mut Kernel, file: Option<&File>) -> Step {
+        if let Some(file) = file {
             self.last_job = file.kept.last_job;
             let (job, apps) = (self.next_job(), read(kernel, &file.kept.fleet).saved());
             self.feed(kernel, Event::RestoreRequested { job, apps })?;
         }
-        self.after_turn(kernel)?;
-        Ok(file)
+        self.after_turn(kernel)
     }
 
     pub fn next_job(&mut self) -> JobId {
@@ -274,7 +305,10 @@ impl Shell {
                 }
             }
             Action::KillWorker { worker } => self.wish(kernel, worker, Wish::Kill),
-            Action::DrainWorker { worker, .. } => match self.watched.get(&worker) {
+            Action::DrainWorker { worker, .. } => match self.watched.get(&worker).filter(|watched| {
+                // One that has no channel cannot be told.
+                kernel.processes.get(&watched.pid).is_none_or(|process| !process.mute)
+            }) {
                 Some(watched) => kernel.drain(watched.pid),
                 None => events.push_back(Event::WorkerDrained { worker }),
             },
@@ -436,9 +470,7 @@ impl Shell {
             None => {
                 self.dirty = false;
                 self.writes += 1;
-                let mut asked = asked.clone();
-                asked.forget_jobs();
-                let (number, kept) = (self.writes, self.state());
+                let (number, kept, asked) = (self.writes, self.state(), asked.clone());
                 self.writing = Some((File { number, whole: true, kept, asked }, 0));
             }
             Some(_) if disk.full => self.dirty = true,
