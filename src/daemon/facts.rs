@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use notify::RecommendedWatcher;
 
+use crate::config::dump::SavedApp;
 use crate::core::{AppId, Exit, JobId, JobOutcome, SpawnFailure, WorkerId};
 
 use crate::dbus;
 
-use super::handle::{Reply, Request};
+use super::accounts::Accounts;
+use super::handle::{Caller, Reply, Request};
 use super::workers::Started;
 
 /// Something that a task found out.
@@ -16,8 +18,10 @@ use super::workers::Started;
 pub(super) enum Fact {
     /// An ordered worker runs, or could not be started.
     Spawned(WorkerId, Box<Result<Started, SpawnFailure>>),
-    /// The script that a request would run is there.
-    ScriptSeen(Box<Request>),
+    /// What a request would run was looked at.
+    Looked(Box<Request>, Accounts),
+    /// What somebody saved, with who would run it, and who waits for its return.
+    SavedListRead(Caller, Vec<(SavedApp, Accounts)>, Reply<u32>),
     /// A worker's main process ended.
     Exited(WorkerId, Exit),
     /// Nothing of a worker's tree is left.

@@ -25,7 +25,11 @@ impl Daemon {
                 Ok(started) => self.on_started(worker, started),
                 Err(failure) => self.on_spawn_failure(worker, failure),
             },
-            Fact::ScriptSeen(request) => self.take(*request),
+            Fact::Looked(request, accounts) => self.take(*request, Some(&accounts)),
+            Fact::SavedListRead(caller, apps, reply) => {
+                let result = self.resurrect(&caller, apps);
+                super::requests::answer(reply, result);
+            }
             Fact::Exited(worker, exit) => {
                 self.note_hung(worker, false);
                 let leftovers = self.workers.get(worker).is_some_and(|live| !live.tree.is_empty().unwrap_or(true));

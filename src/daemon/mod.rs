@@ -7,7 +7,7 @@
 //! | `startup.rs` | from nothing to a daemon that takes commands |
 //! | `keeper` | where nobody else does: starts it again when it dies, keeps what it needs then |
 //! | `run.rs` | the loop: what it waits for, what is due |
-//! | `requests.rs`, `targets.rs`, `script.rs` | what callers ask, whether they may, whether it is there |
+//! | `requests.rs`, `targets.rs`, `script.rs`, `accounts.rs` | what callers ask, whether they may, whether it is there |
 //! | `actions.rs` | performs what the core decided |
 //! | `happenings.rs`, `facts.rs` | what workers, Node and tasks tell, as events for the core |
 //! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
@@ -20,6 +20,7 @@
 //! | `saved_list.rs` | PM2's save and resurrect |
 //! | `views.rs`, `fleet_views.rs`, `sampling.rs` | the fleet as others see it |
 
+mod accounts;
 mod actions;
 mod check;
 mod facts;

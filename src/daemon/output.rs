@@ -3,8 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::accounts;
 use super::handle::{Caller, LogRequest, Reply};
-use super::requests::{answer, worker_identity};
+use super::requests::answer;
 use super::saying::about;
 use super::{Daemon, panics};
 use crate::api::Error;
@@ -82,10 +83,7 @@ impl Daemon {
         let Some(spec) = self.fleet.spec_of_process(process).cloned() else { return };
         let (app, app_name, app_owner, logs) = (app.id, app.name().to_owned(), app.owner, self.logs.clone());
         tokio::spawn(async move {
-            let lookup = spec.clone();
-            // Users may come from a directory service: the look-up can block.
-            let identity = tokio::task::spawn_blocking(move || worker_identity(app_owner, &lookup)).await;
-            if let Ok(Ok(identity)) = identity {
+            if let Ok(identity) = accounts::of_worker(app_owner, &spec).await {
                 logs.know(Known { process, app, app_name, app_owner, identity, spec });
             }
         });

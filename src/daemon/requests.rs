@@ -5,26 +5,27 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::accounts::Accounts;
 use super::handle::{Caller, Reply, Request, StartOptions, UpdateOptions, What};
 use super::targets::{self, Row};
 use super::{Daemon, Mode, panics};
 use crate::api::Error;
 use crate::config;
 use crate::core::{AppId, AppSpec, Desired, Event, Instances, JobId, ProcessId, ReloadOptions, Uid};
-use crate::sys::identity::Identity;
 
 /// Processes of one owner; a bound against mistakes such as `-i 10000` and against hostile users.
 const MAX_PROCESSES: usize = 2048;
 
 impl Daemon {
     /// Does what is asked; the reply is sent here or by the task that does the work.
-    pub(super) fn take(&mut self, request: Request) {
+    /// `accounts` come with what is to run a spec.
+    pub(super) fn take(&mut self, request: Request, accounts: Option<&Accounts>) {
         let Request { caller, what } = request;
         let caller = &caller;
         match what {
-            What::Start(spec, options, reply) => answer(reply, self.start(caller, *spec, options)),
-            What::Restart(targets, options, reply) => answer(reply, self.restart(caller, &targets, options)),
-            What::Reload(targets, options, reply) => answer(reply, self.reload(caller, &targets, options)),
+            What::Start(spec, options, reply) => answer(reply, self.start(caller, *spec, options, accounts)),
+            What::Restart(targets, options, reply) => answer(reply, self.restart(caller, &targets, options, accounts)),
+            What::Reload(targets, options, reply) => answer(reply, self.reload(caller, &targets, options, accounts)),
             What::Stop(targets, reply) => {
                 let result =
                     self.on_targets(caller, "stop", &targets, |job, processes| Event::StopRequested { job, processes });
@@ -57,7 +58,7 @@ impl Daemon {
             What::ReopenLogs(reply) => self.reopen_logs(reply),
             What::Save(force, reply) => answer(reply, self.save(caller, force)),
             What::ClearSaved(reply) => answer(reply, self.clear_saved(caller)),
-            What::Resurrect(reply) => answer(reply, self.resurrect(caller)),
+            What::Resurrect(reply) => self.read_saved_list(caller.clone(), reply),
             What::Kill(reply) => answer(reply, self.kill(caller)),
             What::Reexecute(reply) => self.reexecute(caller, reply),
             What::Report(reply) => answer(reply, self.report(caller)),
@@ -120,7 +121,13 @@ impl Daemon {
         if self.ending { Err(Error::ShuttingDown) } else { Ok(()) }
     }
 
-    fn start(&mut self, caller: &Caller, mut spec: AppSpec, options: StartOptions) -> Result<u32, Error> {
+    fn start(
+        &mut self,
+        caller: &Caller,
+        mut spec: AppSpec,
+        options: StartOptions,
+        accounts: Option<&Accounts>,
+    ) -> Result<u32, Error> {
         self.refuse_when_ending()?;
         if !options.force {
             let launched = self.fleet.processes().any(|process| {
@@ -135,7 +142,7 @@ impl Daemon {
                 return Err(Error::AlreadyLaunched(spec.script.display().to_string()));
             }
         }
-        self.check_new(caller, &spec)?;
+        self.check_new(caller, &spec, looked_up(accounts)?)?;
         // What `max` means is the machine's to say, not the core's.
         spec.instances = Instances(i32::try_from(spec.instances.on(self.cpus)).unwrap_or(i32::MAX));
         let job = self.open_job("start", spec.name.clone(), caller.uid);
@@ -144,8 +151,9 @@ impl Daemon {
     }
 
     /// Whether `caller` may add an app of this spec.
-    pub(super) fn check_new(&self, caller: &Caller, spec: &AppSpec) -> Result<(), Error> {
-        self.check_spec(caller, spec)?;
+    pub(super) fn check_new(&self, caller: &Caller, spec: &AppSpec, accounts: &Accounts) -> Result<(), Error> {
+        check_spec(spec)?;
+        accounts.check(caller, spec)?;
         self.check_count(caller.uid, spec.instances.on(self.cpus) as usize)
     }
 
@@ -163,34 +171,13 @@ impl Daemon {
         Ok(())
     }
 
-    /// Whether `caller` may run `spec` at all: sound, and as nobody but themselves unless they are root.
-    fn check_spec(&self, caller: &Caller, spec: &AppSpec) -> Result<(), Error> {
-        config::validate_spec(spec).map_err(|error| Error::InvalidArgument(error.to_string()))?;
-        let identity = worker_identity(caller.uid, spec).map_err(Error::InvalidArgument)?;
-        if caller.uid != Uid(0) {
-            if identity.uid != caller.uid.0 {
-                return Err(Error::AccessDenied(format!(
-                    "only root may start `{}` as user `{}`",
-                    spec.name, identity.name
-                )));
-            }
-            let own = Identity::of_uid(caller.uid.0).map_err(|error| Error::InvalidArgument(error.to_string()))?;
-            if identity.gid != own.gid && !own.groups.contains(&identity.gid) {
-                return Err(Error::AccessDenied(format!(
-                    "you are not in the group that `{}` is to run as ({})",
-                    spec.name, identity.gid
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// The new specs of the apps that `processes` belong to; empty when nothing is to change.
     fn updates(
         &self,
         caller: &Caller,
         processes: &[ProcessId],
         options: UpdateOptions,
+        accounts: Option<&Accounts>,
     ) -> Result<BTreeMap<AppId, Arc<AppSpec>>, Error> {
         let UpdateOptions { env, spec, batch: _ } = options;
         let mut updates = BTreeMap::new();
@@ -211,26 +198,41 @@ impl Daemon {
             if caller.uid != app.owner && caller.uid != Uid(0) {
                 return Err(Error::AccessDenied(format!("only its owner may change what `{}` runs", app.name())));
             }
-            self.check_spec(caller, &new)?;
+            check_spec(&new)?;
+            if spec.is_some() {
+                looked_up(accounts)?.check(caller, &new)?;
+            }
             updates.insert(id, Arc::new(new));
         }
         Ok(updates)
     }
 
-    fn restart(&mut self, caller: &Caller, targets: &[String], options: UpdateOptions) -> Result<u32, Error> {
+    fn restart(
+        &mut self,
+        caller: &Caller,
+        targets: &[String],
+        options: UpdateOptions,
+        accounts: Option<&Accounts>,
+    ) -> Result<u32, Error> {
         self.refuse_when_ending()?;
         let processes = self.resolve(caller, targets)?;
-        let update = self.updates(caller, &processes, options)?;
+        let update = self.updates(caller, &processes, options, accounts)?;
         let job = self.open_job("restart", targets.join(" "), caller.uid);
         self.feed(Event::RestartRequested { job, processes, update });
         Ok(job.0)
     }
 
-    fn reload(&mut self, caller: &Caller, targets: &[String], options: UpdateOptions) -> Result<u32, Error> {
+    fn reload(
+        &mut self,
+        caller: &Caller,
+        targets: &[String],
+        options: UpdateOptions,
+        accounts: Option<&Accounts>,
+    ) -> Result<u32, Error> {
         self.refuse_when_ending()?;
         let processes = self.resolve(caller, targets)?;
         let how = ReloadOptions { batch: options.batch };
-        let update = self.updates(caller, &processes, options)?;
+        let update = self.updates(caller, &processes, options, accounts)?;
         let job = self.open_job("reload", targets.join(" "), caller.uid);
         self.feed(Event::ReloadRequested { job, processes, update, options: how });
         Ok(job.0)
@@ -351,20 +353,13 @@ pub(super) fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
     drop(reply.send(result));
 }
 
-/// Who a worker of `owner` with this spec runs as.
-///
-/// # Errors
-/// One line naming the user or group that does not exist.
-pub(super) fn worker_identity(owner: Uid, spec: &AppSpec) -> Result<Identity, String> {
-    let identity = match &spec.uid {
-        Some(user) => Identity::by_name(user),
-        None => Identity::of_uid(owner.0),
-    };
-    let identity = identity.map_err(|error| error.to_string())?;
-    match &spec.gid {
-        Some(group) => identity.with_group(group).map_err(|error| error.to_string()),
-        None => Ok(identity),
-    }
+fn check_spec(spec: &AppSpec) -> Result<(), Error> {
+    config::validate_spec(spec).map_err(|error| Error::InvalidArgument(error.to_string()))
+}
+
+/// Nothing runs as somebody who was not looked up.
+fn looked_up(accounts: Option<&Accounts>) -> Result<&Accounts, Error> {
+    accounts.ok_or_else(|| Error::Failed("cannot tell who would run it".to_owned()))
 }
 
 fn wanted_count(have: usize, count: &str) -> Result<usize, Error> {

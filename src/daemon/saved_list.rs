@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::accounts::Accounts;
 use super::handle::Caller;
 use super::{Daemon, Mode};
 use crate::api::Error;
@@ -10,7 +11,7 @@ use crate::config::dump;
 use crate::core::{Desired, Event, Instances, SavedApp, SavedProcess, Uid};
 
 impl Daemon {
-    fn dump_file(&self, owner: Uid) -> PathBuf {
+    pub(super) fn dump_file(&self, owner: Uid) -> PathBuf {
         self.paths.dump_file(&self.mode, owner.0)
     }
 
@@ -59,21 +60,18 @@ impl Daemon {
     }
 
     /// Starts what the caller saved and is not in the list.
-    pub(super) fn resurrect(&mut self, caller: &Caller) -> Result<u32, Error> {
+    pub(super) fn resurrect(&mut self, caller: &Caller, list: Vec<(dump::SavedApp, Accounts)>) -> Result<u32, Error> {
         if self.ending {
             return Err(Error::ShuttingDown);
         }
-        let list = dump::load(&self.dump_file(caller.uid))
-            .map_err(|error| Error::Failed(error.to_string()))?
-            .ok_or_else(|| Error::NotPossible("no processes saved; there is no dump file".to_owned()))?;
         let mut apps = Vec::new();
-        for saved in dump::by_app(list) {
+        for (saved, accounts) in list {
             if self.fleet.apps().any(|app| app.owner == caller.uid && app.name() == saved.spec.name) {
                 continue;
             }
             let mut spec = saved.spec;
             spec.instances = Instances(i32::try_from(saved.processes.len()).unwrap_or(i32::MAX));
-            self.check_new(caller, &spec)?;
+            self.check_new(caller, &spec, &accounts)?;
             let processes = saved.processes.into_iter().map(|(instance, stopped)| SavedProcess {
                 id: None,
                 instance,

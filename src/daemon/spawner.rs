@@ -11,12 +11,12 @@ use tokio::net::unix::pipe;
 use tracing::warn;
 
 use super::Daemon;
+use super::accounts;
 use super::facts::Fact;
 use super::fleet_views::{log_paths, pid_path};
 use super::keeping;
 use super::notify_socket::NotifySocket;
 use super::present;
-use super::requests::worker_identity;
 use super::scopes::Scopes;
 use super::workers::Started;
 use crate::api::names::WORKER_MARK;
@@ -95,12 +95,7 @@ impl Spawner {
         primary: &Primary,
     ) -> Result<Started, SpawnFailure> {
         let spec = order.spec.clone();
-        let lookup = spec.clone();
-        // Users may come from a directory service: the look-up can block.
-        let identity = tokio::task::spawn_blocking(move || worker_identity(owner, &lookup))
-            .await
-            .map_err(|error| lasting(error.to_string()))?
-            .map_err(lasting)?;
+        let identity = accounts::of_worker(owner, &spec).await.map_err(lasting)?;
 
         let sockets = sockets_of(&order, &identity, primary).await?;
         let listen_count = sockets.len();

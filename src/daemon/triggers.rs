@@ -14,8 +14,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::accounts;
 use super::facts::Fact;
-use super::requests::worker_identity;
 use super::{Daemon, now};
 use crate::core::{AppId, AppSpec, Event, ExecMode, ProcessId, RestartCause, State, Time, WatchSpec};
 use crate::sys::identity::run_as_async;
@@ -119,7 +119,7 @@ impl Daemon {
         tokio::spawn(async move {
             let begun = facts.clone();
             let watching = async move {
-                let identity = worker_identity(owner, &spec)?;
+                let identity = accounts::of_worker(owner, &spec).await?;
                 let walk = move || begin(app, &spec, begun).map_err(|error| error.to_string());
                 run_as_async(identity, walk).await.map_err(|error| error.to_string())?
             };
