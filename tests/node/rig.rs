@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use pm2rs::core::{AppId, AppSpec, Balance, ExecMode, ProcessId, SpawnOrder, WorkerId};
-use pm2rs::node::{AGENT, Attachment, LaunchContext, NodeEvent, Primary, PrimaryConfig, channel_name, launch};
+use pm2rs::node::{
+    AGENT, Attachment, LaunchContext, NodeEvent, Primary, PrimaryConfig, channel_name, keep_again, kept, launch,
+};
 use pm2rs::sys::identity::Identity;
 use pm2rs::sys::pidfd;
 use pm2rs::sys::socket;
 use pm2rs::sys::spawn::{Child, Spawn};
+use pm2rs::sys::store::Store;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -155,6 +158,27 @@ impl Rig {
         (self.primary, self.events) = (primary, events);
         self.passed.retain(|event| !matches!(event, NodeEvent::Listening { .. }));
         drop(pause);
+    }
+
+    /// Everything that a primary keeps is lost, channels and steering for good. Its successor has what was written down,
+    /// and the sockets, if they can be taken back from the workers.
+    pub async fn lose_all(&mut self, but_sockets: bool) {
+        let pause = self.primary.pause().await;
+        let before = std::mem::replace(&mut self.config.store, Store::new(None, Vec::new()).0);
+        let state = serde_json::from_slice(&kept(&before).unwrap()).unwrap();
+        keep_again(&self.config.store, &state).unwrap();
+        let names = before.names("l");
+        // `l1` and `l1-p0`, but neither `l1-spare` nor what steers.
+        let is_socket =
+            |name: &&String| name.split_once('-').is_none_or(|(_, rest)| rest.starts_with('p') && rest != "program");
+        for name in names.iter().filter(is_socket).filter(|_| but_sockets) {
+            self.config.store.keep(name, before.get(name).unwrap());
+        }
+        // Dropped without a word, it closes what it has.
+        drop((pause, before));
+        let (primary, events) = Primary::start(self.config.clone()).unwrap();
+        (self.primary, self.events) = (primary, events);
+        self.passed.retain(|event| !matches!(event, NodeEvent::Listening { .. }));
     }
 
     pub async fn spawn(&mut self, plan: &Plan) -> WorkerId {

@@ -1,9 +1,10 @@
 //! A primary that dies, and the next one that goes on with its workers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pm2rs::core::Balance;
-use pm2rs::node::{NodeEvent, PrimaryConfig};
+use pm2rs::node::{NodeEvent, PrimaryConfig, kept, lost_without_channel};
 use pm2rs::sys::store::Store;
 use serde_json::json;
 
@@ -56,6 +57,60 @@ async fn nobody_who_asks_notices() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn without_their_channels_workers_serve_on_until_they_are_replaced() {
+    for (major, node) in nodes().into_iter().filter(|(major, _)| [18, 26].contains(major)) {
+        for (balance, ebpf, sockets) in [
+            (Balance::Auto, true, true),
+            (Balance::Auto, false, true),
+            (Balance::Shared, true, true),
+            // Nobody may take them back who may not trace.
+            (Balance::Auto, true, false),
+            (Balance::Auto, false, false),
+        ] {
+            let what = format!("Node {major}, {balance:?}, ebpf {ebpf}, sockets {sockets}");
+            let mut rig = surviving(ebpf);
+            let port = free_port();
+            let plan = Plan::new(&node, "http.js").env("PORT", port).balance(balance);
+            let (first, address) = rig.serve(&plan.row(0)).await;
+            let (second, _) = rig.serve(&plan.row(1)).await;
+            let loads = [
+                Load::start(port, 4, true, "/?ms=2", Duration::ZERO),
+                Load::start(port, 4, false, "/", Duration::ZERO),
+            ];
+            rig.lose_all(sockets).await;
+            assert_eq!(rig.listening(first).await, address, "{what}");
+            let both = BTreeSet::from([rig.pid(first), rig.pid(second)]);
+            assert_eq!(BTreeSet::from_iter(pids(port, 40).await), both, "{what}");
+            // They get the address, and the requests in hand are finished though nobody can ask for that.
+            let (third, _) = rig.serve(&plan.row(0)).await;
+            assert_eq!(rig.stop(first).await, 0, "{what}");
+            let (fourth, _) = rig.serve(&plan.row(1)).await;
+            assert_eq!(rig.stop(second).await, 0, "{what}");
+            let both = BTreeSet::from([rig.pid(third), rig.pid(fourth)]);
+            assert_eq!(BTreeSet::from_iter(pids(port, 40).await), both, "{what}");
+            rig.succeed().await;
+            for load in loads {
+                let (answers, failures) = load.end().await;
+                // What waited in a socket that is lost is lost.
+                assert!(answers > 20 && (failures.is_empty() || !sockets), "{what}: {answers}, {failures:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn for_whom_the_supervisor_accepts_is_lost_without_a_channel() {
+    let Some(node) = node(24) else { return };
+    let store = Store::new(None, Vec::new()).0;
+    let mut rig = Rig::with(PrimaryConfig { store: store.clone(), ..PrimaryConfig::default() });
+    let plan = |balance| Plan::new(&node, "http.js").env("PORT", free_port()).balance(balance);
+    rig.serve(&plan(Balance::Auto)).await;
+    let (lost, _) = rig.serve(&plan(Balance::Sticky).app(1)).await;
+    let state = serde_json::from_slice(&kept(&store).unwrap()).unwrap();
+    assert_eq!(lost_without_channel(&state).unwrap(), BTreeSet::from([lost]));
 }
 
 #[tokio::test]
