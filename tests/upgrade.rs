@@ -175,6 +175,34 @@ fn the_keeper_is_upgraded_as_well() {
     until("the keeper to be gone", || Stat::read(keeper).map_or(true, |stat| stat.is_dead()));
 }
 
+/// It passes its check, and dies as soon as it is executed.
+#[test]
+fn a_program_that_dies_at_once_is_followed_by_the_one_before() {
+    let installation = Installation::new();
+    installation.start_daemon();
+    let port = installation.start_apps();
+    let before = identities(&installation.jlist());
+    let keeper = Stat::read(installation.daemon()).unwrap().ppid;
+    let load = Load::start(port);
+    for (times, end) in [(1, "kill -KILL $$"), (2, "exit 0")] {
+        let daemon = installation.daemon();
+        installation.install_script(&format!("case \"$*\" in *--check-*) exec {BINARY} \"$@\";; esac; {end}"));
+        let _ = installation.call("update").run();
+        until("another daemon", || installation.daemon() != daemon);
+        assert_eq!(identities(&installation.jlist()), before, "{}", installation.log());
+        assert_eq!(installation.log().matches("did not get ready; the one before goes on").count(), times);
+        assert_eq!(Stat::read(installation.daemon()).unwrap().ppid, keeper);
+    }
+    // A better one is welcome.
+    installation.install_binary();
+    installation.call("update").ok();
+    let program = || fs::metadata(format!("/proc/{keeper}/exe")).unwrap().ino();
+    until("the keeper to execute it", || program() == fs::metadata(installation.program()).unwrap().ino());
+    assert_eq!(identities(&installation.jlist()), before);
+    let (answers, failures) = load.end();
+    assert!(answers > 50 && failures.is_empty(), "{answers} answers, {failures:?}");
+}
+
 #[test]
 fn during_a_reload_and_a_crash_loop_nothing_is_lost_either() {
     let installation = Installation::new();

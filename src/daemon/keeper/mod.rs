@@ -140,6 +140,8 @@ pub(super) struct Keeper {
     reloading: bool,
     /// It has, and so should we.
     renewal_due: bool,
+    /// The installed program, by device and inode, which died when the daemon executed it.
+    distrusted: Option<(u64, u64)>,
     lock: Flock<File>,
 }
 
@@ -213,6 +215,7 @@ impl Keeper {
             lives: Lives::default(),
             reloading: false,
             renewal_due: false,
+            distrusted: None,
             lock,
         })
     }
@@ -341,7 +344,8 @@ impl Keeper {
     fn start(&mut self) -> anyhow::Result<()> {
         let (mut fds, names) = inbox::listed(self.sockets.iter().chain(self.inbox.kept()))?;
         // During an upgrade there may be no such file for a moment.
-        let program = if self.program.exists() { &self.program } else { Path::new("/proc/self/exe") };
+        let installed = renewal::file(&self.program).filter(|file| Some(*file) != self.distrusted);
+        let program = if installed.is_some() { &self.program } else { Path::new("/proc/self/exe") };
         let mut spawn = Spawn::new(program, std::env::args_os().skip(1));
         spawn.env = environment(self.inbox.path());
         if !fds.is_empty() {
@@ -380,9 +384,15 @@ impl Keeper {
     fn after_death(&mut self, status: ExitStatus) -> Option<ExitStatus> {
         let daemon = self.daemon.take()?;
         let ready_for = daemon.ready_since.map(|since| since.elapsed());
-        let in_peace = status == ExitStatus::Code(0);
+        // It said that it could take over, and could not. What runs here is the program that could.
+        let failed = std::mem::take(&mut self.reloading) && !self.ending;
+        let in_peace = status == ExitStatus::Code(0) && !failed;
         if in_peace || !self.lives.any_ready {
             return Some(status);
+        }
+        if failed {
+            error!(program = %self.program.display(), "the installed program did not get ready; the one before goes on");
+            self.distrusted = renewal::file(&self.program);
         }
         let pid = daemon.child.pid;
         if self.ending {

@@ -154,9 +154,13 @@ impl Keeper {
     }
 }
 
+/// Which file this is, by device and inode; `None` when there is none.
+pub(super) fn file(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok()
+}
+
 /// Whether it is the program that runs here.
 fn is_own(program: &Path) -> bool {
-    let file = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     file(program) == file(Path::new("/proc/self/exe"))
 }
 
