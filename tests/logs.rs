@@ -402,7 +402,7 @@ async fn a_file_that_cannot_be_opened_costs_counted_lines_only() {
     let mut lost = 0;
     loop {
         match rig.event().await {
-            LogEvent::Dropped { .. } => {}
+            LogEvent::Dropped { .. } | LogEvent::Suppressed { .. } => {}
             LogEvent::Recovered { lines, .. } => {
                 lost += lines;
                 break;

@@ -117,6 +117,8 @@ struct Daemon {
     restart_triggers: triggers::Triggers,
     /// Lines lost on the way to the log files.
     losses: HashMap<ProcessId, output::Loss>,
+    /// Lines that journald dropped.
+    suppressed: u64,
     notifier: Option<Notifier>,
     /// It does not listen.
     unheard: std::cell::Cell<bool>,
@@ -179,6 +181,7 @@ impl Daemon {
             triggers: Vec::new(),
             restart_triggers: triggers::Triggers::default(),
             losses: HashMap::new(),
+            suppressed: 0,
             notifier,
             unheard: std::cell::Cell::new(false),
             server: None,

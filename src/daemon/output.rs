@@ -106,45 +106,62 @@ impl Daemon {
 
     /// Takes what the log path has to say: counts what was lost, and says so.
     pub(super) fn on_log_event(&mut self, event: LogEvent) {
-        let (LogEvent::Dropped { process, .. } | LogEvent::Recovered { process, .. }) = &event;
-        let row = self.fleet.process(*process).and_then(|row| self.fleet.app(row.app));
-        let (app, process) = (row.map(App::name), *process);
-        let name = app.unwrap_or_default();
         match event {
-            LogEvent::Dropped { lines, reason, .. } => {
-                let loss = self.losses.entry(process).or_default();
-                loss.lines = loss.lines.saturating_add(lines);
-                self.persist.note_change();
-                loss.unsaid = loss.unsaid.saturating_add(lines);
-                if loss.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-                    let lines = std::mem::take(&mut loss.unsaid);
-                    about!(
-                        warn,
-                        message_ids::LINES_DROPPED,
-                        app,
-                        process.0,
-                        lines,
-                        reason,
-                        "App [{name}:{process}] log lines are being dropped"
-                    );
-                    loss.said = Some(Instant::now());
-                }
-                loss.reason = Some(reason);
-            }
-            LogEvent::Recovered { lines, .. } => {
-                about!(
-                    info,
-                    message_ids::LINES_KEPT_AGAIN,
-                    app,
-                    process.0,
-                    lines,
-                    "App [{name}:{process}] log lines are kept again"
-                );
-                if let Some(loss) = self.losses.get_mut(&process) {
-                    *loss = Loss { lines: loss.lines, ..Loss::default() };
-                }
-            }
+            LogEvent::Dropped { process, lines, reason } => self.on_dropped(process, lines, reason),
+            LogEvent::Recovered { process, lines } => self.on_recovered(process, lines),
+            LogEvent::Suppressed { unit, lines } => self.on_suppressed(&unit, lines),
         }
+    }
+
+    fn on_dropped(&mut self, process: ProcessId, lines: u64, reason: String) {
+        let loss = self.losses.entry(process).or_default();
+        loss.lines = loss.lines.saturating_add(lines);
+        loss.unsaid = loss.unsaid.saturating_add(lines);
+        self.persist.note_change();
+        if loss.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            let lines = std::mem::take(&mut loss.unsaid);
+            let app = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)).map(App::name);
+            let name = app.unwrap_or_default();
+            about!(
+                warn,
+                message_ids::LINES_DROPPED,
+                app,
+                process.0,
+                lines,
+                reason,
+                "App [{name}:{process}] log lines are being dropped"
+            );
+            loss.said = Some(Instant::now());
+        }
+        loss.reason = Some(reason);
+    }
+
+    fn on_recovered(&mut self, process: ProcessId, lines: u64) {
+        let app = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)).map(App::name);
+        let name = app.unwrap_or_default();
+        about!(
+            info,
+            message_ids::LINES_KEPT_AGAIN,
+            app,
+            process.0,
+            lines,
+            "App [{name}:{process}] log lines are kept again"
+        );
+        if let Some(loss) = self.losses.get_mut(&process) {
+            *loss = Loss { lines: loss.lines, ..Loss::default() };
+        }
+    }
+
+    fn on_suppressed(&mut self, unit: &str, lines: u64) {
+        self.suppressed = self.suppressed.saturating_add(lines);
+        let all = self.suppressed;
+        tracing::warn!(
+            MESSAGE_ID = message_ids::SUPPRESSED,
+            unit,
+            lines,
+            all,
+            "journald dropped lines, for there were too many"
+        );
     }
 }
 

@@ -154,6 +154,9 @@ impl Daemon {
         if self.persist.is_failing() {
             line.push_str(", state not on disk");
         }
+        if self.suppressed > 0 {
+            line.push_str(&format!(", {} log lines dropped by journald", self.suppressed));
+        }
         if self.ending {
             line.push_str(", shutting down");
         }

@@ -203,11 +203,12 @@ async fn assemble(
     }
     let service = !matches!(mode, Mode::Private { .. });
     let journal = service && Path::new("/run/systemd/journal/socket").exists();
-    let log_settings =
+    let mut log_settings =
         LogsConfig::new(journal, paths.home.join("logs")).with_environment(|name| std::env::var(name).ok());
-    if log_settings.journal
-        && let Some(unit) = logs::limited_unit()
-    {
+    if log_settings.journal {
+        log_settings.limited_unit = logs::limited_unit();
+    }
+    if let Some(unit) = &log_settings.limited_unit {
         warn!(
             MESSAGE_ID = logs::message_ids::RATE_LIMITED,
             unit, "journald may drop lines of apps that write very many: it limits the unit's rate"

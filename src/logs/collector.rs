@@ -18,6 +18,7 @@ use super::loss::Losses;
 use super::mailbox::{Command, FollowRequest, Inbox, Mailbox};
 use super::sinks::{FileId, Outlet, Sinks};
 use super::stream::{self, Stream, Turn};
+use super::suppression::Watch;
 use super::syslog;
 use super::{Counters, Known, LogEvent, LogsConfig, Source, Whose, combined_path, last_lines, out_path};
 use crate::core::{AppSpec, ProcessId, SyslogAddress, WorkerId};
@@ -126,6 +127,7 @@ pub struct Collector {
     blocked: Vec<Writer>,
     sinks: Sinks,
     housekeeper: Housekeeper,
+    suppression: Option<Watch>,
     next_follower: u64,
     /// Who waits for us to read nothing more.
     successor: Option<oneshot::Sender<()>>,
@@ -140,6 +142,7 @@ impl Collector {
         let (mailbox, inbox) = Mailbox::new()?;
         let poller = Poller::new()?;
         poller.add(&inbox.wake, WAKE, Interest::Readable)?;
+        let suppression = config.limited_unit.clone().map(|unit| Watch::new(unit, events.clone()));
         let sinks = Sinks::new(Losses::new(events), Journal::new(config.journal_socket.clone()))?;
         let collector = Collector {
             config,
@@ -152,6 +155,7 @@ impl Collector {
             blocked: Vec::new(),
             sinks,
             housekeeper: Housekeeper::default(),
+            suppression,
             next_follower: FOLLOWERS,
             successor: None,
         };
@@ -239,6 +243,9 @@ impl Collector {
     }
 
     fn tend_journal(&mut self, now: Instant) {
+        if let Some(watch) = &mut self.suppression {
+            watch.look(self.sinks.journal.sent(), now);
+        }
         if self.sinks.journal.wakes_at().is_some_and(|at| at <= now) {
             self.sinks.pump_journal(now);
         }
@@ -267,7 +274,8 @@ impl Collector {
             .wakes_at()
             .into_iter()
             .chain(self.sinks.syslog.wakes_at())
-            .chain(self.sinks.losses.wakes_at());
+            .chain(self.sinks.losses.wakes_at())
+            .chain(self.suppression.as_ref().and_then(Watch::wakes_at));
         workers.chain(files).chain(receivers).min().map(|at| at.max(now))
     }
 

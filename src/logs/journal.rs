@@ -171,6 +171,7 @@ pub struct Journal {
     retry: Option<Instant>,
     error: Option<String>,
     victims: Vec<ProcessId>,
+    sent: u64,
 }
 
 impl Journal {
@@ -186,7 +187,14 @@ impl Journal {
             retry: None,
             error: None,
             victims: Vec::new(),
+            sent: 0,
         }
+    }
+
+    /// Lines that it took in all; it may have dropped some of them by itself.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Whether lines wait, so that no more should be brought.
@@ -254,6 +262,7 @@ impl Journal {
         }
         let Some(block) = self.waiting.front_mut() else { return };
         block.sent += sent;
+        self.sent += sent as u64;
         if block.sent >= block.entries.len() {
             self.waiting.pop_front();
         }

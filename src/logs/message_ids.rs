@@ -50,6 +50,8 @@ pub const KILL_TIMEOUT: &str = "94a4c17db256491d948b629a76be0ee1";
 pub const DAEMON_READY: &str = "7f7805cfddd8473b9b4cd0b7111ca14f";
 /// journald limits how many lines it takes of this service.
 pub const RATE_LIMITED: &str = "8f37f7077cb74b538822664a0b90b47d";
+/// journald dropped lines of this service.
+pub const SUPPRESSED: &str = "d730c04388d6424c9f73a78775b1984c";
 /// A worker's event loop does not turn. With `PM2RS_APP`, `PM2RS_PROCESS`.
 pub const HUNG: &str = "8fc20800443646fab416e8f09b6eb12c";
 /// It turns again. With `PM2RS_APP`, `PM2RS_PROCESS`.
@@ -107,6 +109,7 @@ const ALL: &[(&str, &str)] = &[
     (KILL_TIMEOUT, "kill timeout"),
     (DAEMON_READY, "daemon ready"),
     (RATE_LIMITED, "rate limited"),
+    (SUPPRESSED, "suppressed"),
 ];
 
 #[cfg(test)]

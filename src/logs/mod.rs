@@ -37,6 +37,7 @@ mod rotation;
 mod sinks;
 mod split;
 mod stream;
+mod suppression;
 mod syslog;
 mod tail;
 
@@ -73,6 +74,8 @@ pub struct LogsConfig {
     pub total_size: u64,
     /// Where lines go besides where an app's spec does not say otherwise; `None` for nowhere.
     pub syslog: Option<SyslogAddress>,
+    /// The unit of ours for which journald limits how much it takes; see [`limited_unit`].
+    pub limited_unit: Option<String>,
 }
 
 impl LogsConfig {
@@ -85,6 +88,7 @@ impl LogsConfig {
             folder,
             total_size: 4 << 30,
             syslog: None,
+            limited_unit: None,
         }
     }
 
@@ -132,6 +136,13 @@ pub enum LogEvent {
         /// Whose lines.
         process: ProcessId,
         /// How many were lost in between.
+        lines: u64,
+    },
+    /// journald dropped lines, for there were too many.
+    Suppressed {
+        /// Whose they are for journald.
+        unit: String,
+        /// How many since the last such event.
         lines: u64,
     },
 }

@@ -123,3 +123,18 @@ found_in_the_namespace() {
     line=$(inside journalctl --namespace=apps -o cat -n 1 PM2RS_APP=api PM2RS_STREAM=out)
     same "$(as alice pm2rs logs api --nostream --raw --grep "^$line\$")" "$line"
 }
+
+test_lines_that_journald_drops_are_counted_and_said() {
+    local dropped
+    dropped=$(sed -n 's/^pub const SUPPRESSED: &str = "\(.*\)";/\1/p' "$folder/../../src/logs/message_ids.rs")
+    inside tee /etc/systemd/system/pm2rs.service.d/log.conf >/dev/null \
+        <<<$'[Service]\nLogRateLimitIntervalSec=1s\nLogRateLimitBurst=100\nLogNamespace=apps'
+    inside systemctl daemon-reload
+    inside systemctl restart pm2rs
+    as alice pm2rs start --name bursts --interpreter none --output NULL /bin/sh -- -c 'while :; do seq 5000; sleep 2; done'
+    eventually 40 status_tells_of_dropped_lines
+    as alice pm2rs delete bursts
+    inside journalctl --namespace=apps --sync
+    contains "$(inside journalctl --namespace=apps -x "MESSAGE_ID=$dropped")" "Subject: journald has dropped lines of this service"
+}
+status_tells_of_dropped_lines() { inside systemctl status pm2rs | grep -q 'log lines dropped by journald'; }
