@@ -118,6 +118,20 @@ pub fn load(path: &Path) -> Result<Option<Vec<SavedProcess>>, ConfigError> {
     }
 }
 
+/// As [`load`], for the list's own owner: a damaged list that its predecessor stands in for is put aside as `.broken`,
+/// so that the next save does not take it for a predecessor.
+///
+/// # Errors
+/// As [`load`].
+pub fn recover(path: &Path) -> Result<Option<Vec<SavedProcess>>, ConfigError> {
+    let sound = |path: &Path| read(path).map(|read| read.is_ok());
+    if sound(path) == Some(false) && sound(&with_suffix(path, ".bak")) == Some(true) {
+        // Where that cannot be done the list is read all the same.
+        drop(fs::rename(path, with_suffix(path, ".broken")));
+    }
+    load(path)
+}
+
 /// Processes of the same app together, in the order of their first.
 #[must_use]
 pub fn by_app(processes: Vec<SavedProcess>) -> Vec<SavedApp> {

@@ -148,6 +148,16 @@ pub fn is_socket_name(entry: &str) -> bool {
         && entry.chars().all(|c| c.is_ascii_graphic() && c != ':' && c != '/')
 }
 
+impl AppSpec {
+    /// The variable that is counted up from instance to instance, and its number for this one.
+    #[must_use]
+    pub fn incremented(&self, instance: u32) -> Option<(&str, i64)> {
+        let name = self.increment_var.as_deref()?;
+        let first: i64 = self.env.get(name).and_then(|value| value.trim().parse().ok()).unwrap_or(0);
+        Some((name, first.saturating_add(i64::from(instance))))
+    }
+}
+
 impl Default for AppSpec {
     fn default() -> Self {
         AppSpec {

@@ -59,7 +59,7 @@ impl Daemon {
         let (path, facts) = (self.dump_file(caller.uid), self.facts.clone());
         tokio::spawn(async move {
             let read = async {
-                let list = tokio::task::spawn_blocking(move || dump::load(&path)).await;
+                let list = tokio::task::spawn_blocking(move || dump::recover(&path)).await;
                 let list = list.map_err(|error| Error::Failed(error.to_string()))?;
                 let list = list.map_err(|error| Error::Failed(error.to_string()))?;
                 let none = || Error::NotPossible("no processes saved; there is no dump file".to_owned());

@@ -120,6 +120,9 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
         spec.env.iter().map(|(key, value)| (key.clone(), variable(spec, key, value))).collect();
     environment.insert("PM2_USAGE".to_owned(), json!("CLI"));
     environment.insert("unique_id".to_owned(), json!(extras.unique_id));
+    if let Some((name, number)) = spec.incremented(process.instance) {
+        environment.insert(name.to_owned(), json!(number));
+    }
     // PM2 copies every variable up into pm2_env; its own keys, put afterwards, win.
     for (key, value) in &environment {
         put(key, value.clone());

@@ -379,13 +379,14 @@ impl Collector {
             syslog: None,
             remember: journal && file.is_none() && combined.is_none(),
         };
+        let now = Instant::now();
         let mut streams = [(outlet(false, out), Stream::new(stdout)), (outlet(true, err), Stream::new(stderr))];
         for (outlet, stream) in &mut streams {
             outlet.journal = journal.then(|| origins.head(outlet));
             outlet.syslog = self.config.syslog_of(&spec).map(|address| origins.syslog(outlet, address));
             for id in [outlet.file, outlet.combined].into_iter().flatten() {
                 if let Some(file) = self.sinks.file(id) {
-                    file.writers += 1;
+                    file.expect_writer(now);
                 }
             }
             // A pipe that epoll does not take is none; its first turn finds that out.

@@ -267,6 +267,12 @@ impl LogFile {
         }
     }
 
+    /// Somebody is going to write. The file is there from now on, as in PM2: people follow it before its first line.
+    pub fn expect_writer(&mut self, now: Instant) {
+        self.writers += 1;
+        self.ensure_open(now);
+    }
+
     /// Closes it until somebody writes again.
     pub fn close(&mut self) {
         self.open = None;

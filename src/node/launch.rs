@@ -270,9 +270,8 @@ fn environment(order: &SpawnOrder, context: &LaunchContext<'_>, interpreter: &Pa
     set("automation", "false".to_owned());
 
     set(&spec.instance_var, order.instance.to_string());
-    if let Some(name) = &spec.increment_var {
-        let first: i64 = spec.env.get(name).and_then(|value| value.trim().parse().ok()).unwrap_or(0);
-        set(name, first.saturating_add(i64::from(order.instance)).to_string());
+    if let Some((name, number)) = spec.incremented(order.instance) {
+        set(name, number.to_string());
     }
     if interpreter.file_name().is_some_and(|name| name.to_string_lossy().contains("python")) {
         set("PYTHONUNBUFFERED", "1".to_owned());

@@ -175,4 +175,6 @@ server.on('error', (error) => {
 });
 server.listen(Number(env('PORT', 8080)), env('HOST', '0.0.0.0'), () => {
   console.log(`serving ${folder} on port ${server.address().port}`);
+  // `serve` tells that it serves when it does.
+  process.send?.('ready');
 });

@@ -145,7 +145,7 @@ pub async fn apply(
     let orders = match spec {
         _ if !verb.renews() => vec![plain_order(selection)],
         Some(spec) => vec![(vec![selection.target.clone()], UpdateDict { spec: Some(spec), ..plain(session) })],
-        None => amendments(session, client, verb, selection).await?,
+        None => amendments(session, client, rows, verb, selection).await?,
     };
     let typed = &selection.typed;
     say_action(session, verb, typed, &selection.ids_text());
@@ -245,37 +245,46 @@ fn plain(session: &Session) -> UpdateDict {
 async fn amendments(
     session: &Session,
     client: &Client,
+    rows: &[Row],
     verb: Verb,
     selection: &Selection,
 ) -> Result<Vec<Order>, Failure> {
     let overrides = session.options.overrides();
     let args = session.options.app_args.as_deref();
-    let says_nothing = config::CliOverrides { update_env: overrides.update_env, ..config::CliOverrides::default() };
-    if args.is_none() && overrides == says_nothing {
+    let unsaid = config::CliOverrides { update_env: overrides.update_env, ..config::CliOverrides::default() };
+    let says_nothing = args.is_none() && overrides == unsaid;
+    let row = |id: u32| rows.iter().find(|row| row.id == u64::from(id));
+    let halted = |id: &u32| row(*id).is_some_and(|row| row.status == "stopped");
+    if says_nothing && !selection.ids.iter().any(halted) {
         return Ok(vec![(vec![selection.target.clone()], plain(session))]);
     }
-    let mut alike: Vec<(String, Vec<String>)> = Vec::new();
+    let mut alike: Vec<(String, bool, Vec<String>)> = Vec::new();
     for id in &selection.ids {
         let spec = client.manager().get_spec(*id).await?;
-        match alike.iter_mut().find(|(known, _)| *known == spec) {
-            Some((_, ids)) => ids.push(id.to_string()),
-            None => alike.push((spec, vec![id.to_string()])),
+        let watched = row(*id).is_some_and(|row| row.watching);
+        match alike.iter_mut().find(|(known, watching, _)| *known == spec && *watching == watched) {
+            Some((_, _, ids)) => ids.push(id.to_string()),
+            None => alike.push((spec, watched, vec![id.to_string()])),
         }
     }
     let caller = session.caller();
     let mut orders = Vec::with_capacity(alike.len());
-    for (json, ids) in alike {
+    for (json, watched, ids) in alike {
         let spec: AppSpec = serde_json::from_str(&json)
             .map_err(|error| Failure::error(format!("cannot read the configuration of an app: {error}")))?;
-        let amended = config::amend(&spec, args, &overrides, &caller)?.map(|resolved| resolved.spec);
-        let amended = amended.map(|mut amended| {
-            // `restart --watch` is PM2's way to turn watching off again.
-            if verb == Verb::Restart && overrides.watch == [""] && spec.watch.is_some() {
-                amended.watch = None;
-                amended.extra.remove("watch");
-            }
-            amended
-        });
+        let mut amended = match says_nothing {
+            true => None,
+            false => config::amend(&spec, args, &overrides, &caller)?.map(|resolved| resolved.spec),
+        };
+        // As in PM2 a stop ends the watching until `--watch` or a file wants it again, and `restart --watch` is the way
+        // to turn it off.
+        let ended = !watched && overrides.watch.is_empty();
+        let turned_off = watched && verb == Verb::Restart && overrides.watch == [""];
+        if spec.watch.is_some() && (ended || turned_off) {
+            let spec = amended.get_or_insert(spec);
+            spec.watch = None;
+            spec.extra.remove("watch");
+        }
         let spec = amended.as_ref().map(to_json).transpose()?;
         orders.push((ids, UpdateDict { spec, ..plain(session) }));
     }

@@ -82,10 +82,11 @@ async fn start_one(session: &Session, target: &str, client: &mut Option<Client>)
 }
 
 /// PM2 takes a word without folder and extension for something that exists, before it looks for a script. Not one that
-/// comes with another name for the new app.
+/// comes with another name for the new app, but a number is an id, whose app gets that name.
 fn may_exist(session: &Session, target: &str) -> bool {
     let other_name = session.options.name.as_deref().is_some_and(|name| name != target);
-    !target.contains('/') && (Path::new(target).extension().is_none() || target.parse::<f64>().is_ok()) && !other_name
+    let number = target.parse::<f64>().is_ok();
+    !target.contains('/') && (number || (Path::new(target).extension().is_none() && !other_name))
 }
 
 async fn existing(session: &Session, client: &Client, target: &str) -> Result<Option<Selection>, Failure> {
