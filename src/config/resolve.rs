@@ -156,6 +156,8 @@ impl<'a> Resolver<'a> {
     pub(super) fn spec(&self, program: Program) -> AppSpec {
         let Program { name, cwd, found, choice, exec_mode, environment, filter_env } = program;
         let defaults = AppSpec::default();
+        // Our server says when it serves.
+        let serves_files = found.path.as_os_str() == STATIC_SERVER;
         AppSpec {
             namespace: self.text("namespace").filter(|ns| !ns.is_empty()).unwrap_or("default").to_owned(),
             version: self.text("version").map(str::to_owned),
@@ -191,7 +193,7 @@ impl<'a> Resolver<'a> {
             shutdown_with_message: self
                 .flag("shutdown_with_message", self.caller.env.contains_key("PM2_KILL_USE_MESSAGE")),
             drain_timeout: self.number("drain_timeout").unwrap_or(defaults.drain_timeout),
-            wait_ready: self.flag("wait_ready", defaults.wait_ready),
+            wait_ready: self.flag("wait_ready", serves_files),
             listen_timeout: self
                 .number("listen_timeout")
                 .or_else(|| self.ms_of("PM2_GRACEFUL_LISTEN_TIMEOUT"))

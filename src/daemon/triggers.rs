@@ -4,6 +4,7 @@
 //! Costs nothing for apps that use none of it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use croner::Cron;
@@ -17,7 +18,7 @@ use tracing::{info, warn};
 use super::accounts;
 use super::facts::Fact;
 use super::{Daemon, now};
-use crate::core::{AppId, AppSpec, Event, ExecMode, ProcessId, RestartCause, State, Time, WatchSpec};
+use crate::core::{AppId, AppSpec, Event, ExecMode, LogSpec, ProcessId, RestartCause, State, Time, WatchSpec};
 use crate::sys::identity::run_as_async;
 
 /// Memory of apps with a limit is looked at so often (ms).
@@ -221,6 +222,7 @@ fn begin(
 ) -> Result<RecommendedWatcher, Box<dyn std::error::Error>> {
     let cwd = spec.cwd.as_path();
     let watched = spec.watch.clone().unwrap_or_default();
+    let logs = spec.log.clone();
     let spec = &watched;
     let filter = Filter::new(spec, cwd)?;
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -228,7 +230,7 @@ fn begin(
         if event.kind.is_access() {
             return;
         }
-        if let Some(path) = event.paths.into_iter().find(|path| filter.wants(path)) {
+        if let Some(path) = event.paths.into_iter().find(|path| filter.wants(path) && !is_log(&logs, path)) {
             drop(facts.send(Fact::FileChanged(app, path)));
         }
     })?;
@@ -238,6 +240,19 @@ fn begin(
         watcher.watch(&cwd.join(path), RecursiveMode::Recursive)?;
     }
     Ok(watcher)
+}
+
+/// Whether this is one of the app's own log files, with its number or rotated: to write them is no change of the app.
+fn is_log(logs: &LogSpec, path: &Path) -> bool {
+    let text = |part: Option<&OsStr>| part.and_then(OsStr::to_str).unwrap_or_default().to_owned();
+    let files = [&logs.out_file, &logs.error_file, &logs.log_file];
+    files.into_iter().flatten().filter(|file| file.parent() == path.parent()).any(|file| {
+        let name = text(path.file_name());
+        let Some(rest) = name.strip_prefix(&text(file.file_stem())) else { return false };
+        let rest = rest.strip_prefix('-').map_or(rest, |rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+        let extension = file.extension().map_or_else(String::new, |extension| format!(".{}", text(Some(extension))));
+        rest.starts_with("__") || (rest.starts_with(&extension) && (!extension.is_empty() || rest.is_empty()))
+    })
 }
 
 /// Which changed paths matter.
@@ -307,5 +322,13 @@ mod tests {
         assert!(!filter.wants(Path::new("/srv/app/a/b.log")));
         assert!(!filter.wants(Path::new("/srv/app/a.js.bak")));
         assert!(filter.wants(Path::new("/srv/app/a.js")));
+    }
+
+    #[test]
+    fn an_app_s_own_logs_are_no_change_of_it() {
+        let logs = LogSpec { out_file: Some("/srv/app/app.log".into()), ..LogSpec::default() };
+        let is_log = |path: &str| is_log(&logs, Path::new(path));
+        assert!(is_log("/srv/app/app.log") && is_log("/srv/app/app-3.log") && is_log("/srv/app/app-3__2026.log.gz"));
+        assert!(!is_log("/srv/app/app.js") && !is_log("/srv/app/application.log") && !is_log("/srv/app/a/app.log"));
     }
 }

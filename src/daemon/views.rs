@@ -1,6 +1,7 @@
 //! The fleet as others see it: the bus's plain views and PM2's jlist.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -120,11 +121,14 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
         spec.env.iter().map(|(key, value)| (key.clone(), variable(spec, key, value))).collect();
     environment.insert("PM2_USAGE".to_owned(), json!("CLI"));
     environment.insert("unique_id".to_owned(), json!(extras.unique_id));
+    // Settings of modules of the app's name would be in this variable of PM2's; scripts count names.
+    let settings = if spec.source_file.is_some() { json!("{}") } else { json!({}) };
+    environment.entry(spec.name.as_str()).or_insert(settings);
     if let Some((name, number)) = spec.incremented(process.instance) {
         environment.insert(name.to_owned(), json!(number));
     }
     // PM2 copies every variable up into pm2_env; its own keys, put afterwards, win.
-    for (key, value) in &environment {
+    for (key, value) in environment.iter().filter(|(_, value)| !value.is_object()) {
         put(key, value.clone());
     }
     put("name", json!(spec.name));
@@ -202,8 +206,16 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
             put("log_error", json!(reason));
         }
     }
+    let node = Path::new(&spec.interpreter).file_name().is_some_and(|name| name == "node" || name == "bun");
     for key in ["axm_actions", "axm_monitor", "axm_options", "axm_dynamic"] {
-        let empty = if key == "axm_actions" { json!([]) } else { json!({}) };
+        let empty = match key {
+            "axm_actions" => json!([]),
+            // The one option that has to do with no client of PM2's: scripts count how often an app is named.
+            "axm_options" if node && spec.extra.get("pmx") != Some(&json!(false)) => {
+                json!({ "module_name": spec.name })
+            }
+            _ => json!({}),
+        };
         put(key, extras.reported.and_then(|map| map.get(key)).cloned().unwrap_or(empty));
     }
     if let Some(version) = extras.reported.and_then(|map| map.get("node_version")) {

@@ -2,7 +2,7 @@
 . "$CORPUS/insist.bash"
 
 pm2 start http.js -i 2 --name api --watch --ignore-watch node_modules -l all.log >/dev/null
-pm2 start app.js --name quiet -o /dev/null -e err.log --merge-logs --time --no-autorestart --max-restarts 3 >/dev/null
+pm2 start app.js --name quiet -o /dev/null -e "$PM2_HOME/err.log" --merge-logs --time --no-autorestart --max-restarts 3 >/dev/null
 until_same '[.[] | select(.pm2_env.status == "online")] | length' 3
 until_same '[.[] | select(.pm2_env.node_version != null)] | length' 3
 
@@ -20,7 +20,7 @@ same "$(field '[.[] | select(.monit.memory > 1000000)] | length')" 3
 same "$(field '.[0].pm2_env.pm_out_log_path')" "$PM2_HOME/logs/api-out-0.log"
 same "$(field '.[1].pm2_env.pm_err_log_path')" "$PM2_HOME/logs/api-error-1.log"
 same "$(field '.[1].pm2_env.pm_log_path')" "$PWD/all-1.log"
-same "$(field '.[2].pm2_env | [.pm_out_log_path, .pm_err_log_path, .merge_logs] | join(" ")')" "/dev/null $PWD/err.log true"
+same "$(field '.[2].pm2_env | [.pm_out_log_path, .pm_err_log_path, .merge_logs] | join(" ")')" "/dev/null $PM2_HOME/err.log true"
 same "$(field '.[0].pm2_env.pm_pid_path')" "$PM2_HOME/pids/api-0.pid"
 pm2 set pm2-logrotate:max_size 10M >/dev/null
 same "$(jq -r '."pm2-logrotate".max_size' "$PM2_HOME/module_conf.json")" 10M

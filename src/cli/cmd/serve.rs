@@ -46,7 +46,6 @@ pub async fn serve(session: &Session, args: &ServeArgs) -> Result<(), Failure> {
     let mut options = session.options.overrides();
     options.name.get_or_insert_with(|| format!("static-page-server-{port}"));
     options.cwd = Some(folder);
-    options.wait_ready = true;
     options.more.insert("env".to_owned(), Value::Object(env));
     let resolved = config::resolve_script("serve", Vec::new(), &options, &caller)?;
     for warning in &resolved.warnings {
