@@ -222,7 +222,7 @@ fn wrong_values_are_refused_by_name() {
         ("watch", json!(3), "boolean, array of strings or string"),
         ("max_memory_restart", json!("100 MB"), "100M"),
         ("max_memory_restart", json!(-1), "100M"),
-        ("max_memory_restart", json!(0), "100M"),
+        ("max_memory_restart", json!("0"), "100M"),
         ("min_uptime", json!(10), "from 100 to"),
         ("min_uptime", json!("1d"), "from 100 to"),
         ("max_restarts", json!(-1), "from 0 to"),
@@ -271,6 +271,23 @@ fn wrong_values_are_refused_by_name() {
         assert!(message.contains("of `eco.json`)"), "{message}");
         assert!(message.contains(&format!("app `{app}`")) || key == "name", "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn what_javascript_takes_for_false_says_nothing() {
+    for (key, value) in [
+        ("cron_restart", json!("")),
+        ("instances", json!("")),
+        ("exec_mode", json!("")),
+        ("max_memory_restart", json!(0)),
+        ("max_memory_restart", json!(false)),
+        ("ignore_watch", json!(false)),
+        ("restart_delay", json!("")),
+        ("port", json!("")),
+        ("uid", json!("")),
+    ] {
+        assert_eq!(resolve(&json!({ key: value })).expect(key), resolve(&json!({})).unwrap(), "{key}");
     }
 }
 

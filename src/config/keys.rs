@@ -196,6 +196,9 @@ pub(super) fn canonicalise(written: &Map<String, Value>) -> Result<Canonical, St
             canonical.warnings.push(format!("key \"{}\" is given twice, \"{name}\" is ignored", key.name));
             continue;
         }
+        if says_nothing(key.kind, value) {
+            continue;
+        }
         let value = key.kind.check(value).map_err(|expected| refusal(key.kind, name, &expected, value))?;
         if let Unsupported(instead) = key.effect {
             canonical.warnings.push(format!("key \"{name}\" is not supported: {instead}"));
@@ -203,6 +206,18 @@ pub(super) fn canonicalise(written: &Map<String, Value>) -> Result<Canonical, St
         canonical.keys.insert(key.name.to_owned(), value);
     }
     Ok(canonical)
+}
+
+/// Whether a value that the key cannot have is how a file leaves it out: `process.env.LIMIT || ''`, `flag && value`.
+/// PM2 passes over what JavaScript takes for false.
+fn says_nothing(kind: Kind, value: &Value) -> bool {
+    let nothing = match value {
+        Value::String(text) => text.is_empty(),
+        Value::Bool(given) => !given && kind != Kind::Cron,
+        Value::Number(number) => kind == Kind::Memory && number.as_f64() == Some(0.0),
+        _ => false,
+    };
+    nothing && (kind == Kind::Memory || kind.check(value).is_err())
 }
 
 /// The variables of `env_NAME`. A string that is no list of variables stays what it is: PM2 lets it pass, and it does
