@@ -62,14 +62,15 @@ async fn nobody_who_asks_notices() {
 #[tokio::test]
 async fn without_their_channels_workers_serve_on_until_they_are_replaced() {
     for (major, node) in nodes().into_iter().filter(|(major, _)| [18, 26].contains(major)) {
-        for (balance, ebpf, sockets) in [
+        let cases = [
             (Balance::Auto, true, true),
             (Balance::Auto, false, true),
             (Balance::Shared, true, true),
             // Nobody may take them back who may not trace.
             (Balance::Auto, true, false),
-            (Balance::Auto, false, false),
-        ] {
+        ];
+        // The oldest shows that its channel ends as the newest one's.
+        for (balance, ebpf, sockets) in cases.into_iter().take(if major == 18 { 1 } else { cases.len() }) {
             let what = format!("Node {major}, {balance:?}, ebpf {ebpf}, sockets {sockets}");
             let mut rig = surviving(ebpf);
             let port = free_port();

@@ -156,6 +156,7 @@ impl Run {
                     if let From::File(file, regained) = from {
                         let disk = &self.kernel.disk;
                         let expected = if disk.rotten { disk.before } else { disk.written };
+                        let file = *file;
                         let number = file.as_ref().map_or(0, |file| file.number);
                         rule!(number >= expected, "file {number} is taken up, file {expected} was written");
                         self.asked = file.map(|file| file.asked).unwrap_or_default();

@@ -36,7 +36,7 @@ type Step<T = ()> = Result<T, Died>;
 pub enum From {
     Memory,
     /// The state file, if there was any, and so many workers that were found by it.
-    File(Option<File>, usize),
+    File(Box<Option<File>>, usize),
 }
 
 /// A start under way.
@@ -166,7 +166,7 @@ impl Shell {
             Some(file) if !regained.is_empty() => shell.take_over(kernel, &file.kept, &regained)?,
             file => shell.restore(kernel, file.as_ref())?,
         }
-        Ok((shell, From::File(file, regained.len())))
+        Ok((shell, From::File(Box::new(file), regained.len())))
     }
 
     /// The workers that the file knows to have been ready and that still live, by pid and start time.
