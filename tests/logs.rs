@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, PipeWriter, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ struct Rig {
     dir: tempfile::TempDir,
     logs: Logs,
     events: Receiver<LogEvent>,
+    /// Who the apps run as.
+    identity: Identity,
 }
 
 struct Pipes {
@@ -39,7 +42,7 @@ impl Rig {
         config.journal_socket = dir.path().join("journal");
         change(&mut config);
         let (logs, events) = Logs::start(config);
-        Rig { dir, logs, events }
+        Rig { dir, logs, events, identity: Identity::own().unwrap() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -72,7 +75,7 @@ impl Rig {
             instance: 0,
             pid: 1000 + worker,
             unit: None,
-            identity: Identity::own().unwrap(),
+            identity: self.identity.clone(),
             spec: spec.clone(),
             stdout,
             stderr,
@@ -413,6 +416,62 @@ async fn a_file_that_cannot_be_opened_costs_counted_lines_only() {
     let dropped = rig.logs.counters(ProcessId(0)).await;
     assert_eq!((dropped.dropped, dropped.last_error), (lost, None));
     assert!(kept > 0 && kept + lost >= 20_000, "{kept} kept, {lost} lost");
+}
+
+#[tokio::test]
+async fn a_folder_that_was_removed_comes_back_by_itself() {
+    let rig = Rig::new();
+    let mut pipes = rig.attach(1, 0, &rig.spec(|_| ()));
+    let path = rig.path("logs/api-out-0.log");
+    pipes.out(b"before\n");
+    until(&path, |text| text == "before\n").await;
+    fs::remove_dir_all(rig.path("logs")).unwrap();
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !path.exists() {
+        assert!(tokio::time::Instant::now() < deadline);
+        pipes.out(b"knock\n");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    pipes.out(b"after\n");
+    let text = until(&path, |text| text.ends_with("after\n")).await;
+    assert!(text.lines().all(|line| line == "knock" || line == "after"), "{text}");
+    rig.end(pipes).await;
+    let counters = rig.logs.counters(ProcessId(0)).await;
+    assert_eq!((counters.dropped, counters.last_error), (0, None));
+}
+
+#[tokio::test]
+async fn a_file_that_became_read_only_costs_counted_lines_only() {
+    let mut rig = Rig::new();
+    if rig.identity.uid == 0 {
+        // Root may write whatever a file's mode says.
+        rig.identity = Identity::by_name("nobody").unwrap();
+    }
+    let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    allow(rig.dir.path(), 0o777);
+    let mut pipes = rig.attach(1, 0, &rig.spec(|_| ()));
+    let path = rig.path("logs/api-out-0.log");
+    pipes.out(b"before\n");
+    until(&path, |text| text == "before\n").await;
+    allow(&path, 0o444);
+    rig.logs.reopen().await;
+    let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+    (0..10_000).for_each(|_| pipes.out(&line));
+    let LogEvent::Dropped { reason, .. } = rig.event().await else { panic!("expected a loss") };
+    assert!(reason.starts_with("cannot open `") && reason.contains("Permission denied"), "{reason}");
+    allow(&path, 0o644);
+    let lost = loop {
+        match rig.event().await {
+            LogEvent::Recovered { lines, .. } => break lines,
+            LogEvent::Dropped { .. } | LogEvent::Suppressed { .. } => {}
+        }
+    };
+    pipes.out(b"after\n");
+    let text = until(&path, |text| text.ends_with("after\n")).await;
+    rig.end(pipes).await;
+    let kept = text.lines().filter(|line| line.len() == 99).count() as u64;
+    assert!(kept > 0 && kept + lost == 10_000, "{kept} kept, {lost} lost");
+    assert_eq!(rig.logs.counters(ProcessId(0)).await.dropped, lost);
 }
 
 #[tokio::test]
