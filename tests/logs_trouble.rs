@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
-#[allow(dead_code, reason = "other tests need more of it")]
 mod clients;
 
 use std::fs;

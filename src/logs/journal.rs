@@ -461,4 +461,31 @@ mod tests {
         assert!(!journal.is_busy());
         assert_eq!(value(&receive(&server), "MESSAGE"), b"<9>not a severity");
     }
+
+    #[test]
+    fn a_journal_that_is_gone_for_long_costs_counted_lines_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let (events, mut receiver) = mpsc::channel(8);
+        let (mut losses, mut journal) = (Losses::new(events), Journal::new(path.clone()));
+        let start = Instant::now();
+        let block = || {
+            let mut block = Block::new(sender().head(), ProcessId(3), false);
+            block.add(&line(b"x\n"));
+            block
+        };
+        journal.submit(block(), &mut losses, start);
+        journal.pump(&mut losses, start + PATIENCE);
+        assert!(!journal.is_busy(), "nobody waits for it any more");
+        let LogEvent::Dropped { lines: 1, reason, .. } = receiver.try_recv().unwrap() else { panic!("no loss told") };
+        assert!(reason.contains("No such file"), "{reason}");
+        journal.submit(block(), &mut losses, start + PATIENCE * 100);
+        assert!(!journal.is_busy() && journal.error().is_some());
+        let server = UnixDatagram::bind(&path).unwrap();
+        journal.submit(block(), &mut losses, start + PATIENCE * 200);
+        assert_eq!(value(&receive(&server), "MESSAGE"), b"x");
+        assert_eq!((journal.error(), losses.of(ProcessId(3)).lines), (None, 2));
+        let last = std::iter::from_fn(|| receiver.try_recv().ok()).last();
+        assert_eq!(last, Some(LogEvent::Recovered { process: ProcessId(3), lines: 2 }));
+    }
 }
