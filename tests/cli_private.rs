@@ -160,9 +160,15 @@ fn what_is_not_there_is_said_with_what_may_have_been_meant() {
     place.waiter("app.js");
     place.call("start app.js --name payments").ok();
     let near = "[PM2][ERROR] Process or Namespace paymetns not found (did you mean `payments`?)\n";
-    for verb in ["stop", "restart", "reload", "delete"] {
+    let unknown = [
+        ("stop", "99 : id unknown"),
+        ("restart", "God db process id unknown"),
+        ("reload", "PM2 ID unknown"),
+        ("delete", "99 : id unknown"),
+    ];
+    for (verb, id_unknown) in unknown {
         place.call(&format!("{verb} paymetns")).fails().complains(near);
-        place.call(&format!("{verb} 99")).fails().complains("[PM2][ERROR] 99 : id unknown\n");
+        place.call(&format!("{verb} 99")).fails().complains(&format!("[PM2][ERROR] {id_unknown}\n"));
         place.call(&format!("{verb} nothing payments")).fails();
     }
     assert_eq!(place.jlist()[0]["pm2_env"]["restart_time"], 0, "what comes after a wrong target is touched");
@@ -259,7 +265,7 @@ fn a_file_is_started_restarted_and_ended() {
     place.call("reload ecosystem.config.js --only worker").ok();
     place.call("stop ecosystem.config.js --only worker").ok().says("[PM2] [worker](2) ✓");
     place.call("startOrReload ecosystem.config.js").ok();
-    place.call("start ecosystem.config.js --only wroker").ok().says("did you mean `worker`?");
+    place.call("start ecosystem.config.js --only wroker").ok().mentions("did you mean `worker`?");
     place.call("delete ecosystem.config.js").ok();
     assert_eq!(place.jlist(), Vec::<Value>::new());
 
@@ -320,7 +326,7 @@ fn a_terminal_can_be_attached() {
     place.call("start echo.js").ok();
     let mut follower = Follower::start(&place, "attach 0 '>'");
     assert_eq!(follower.line_after(|| place.call("send 0 hello").ok(), "got"), ">got hello\n");
-    place.call("attach 7").fails().complains("[PM2][ERROR] 7 : id unknown\n");
+    place.call("attach 7").fails().complains("[PM2][ERROR] Process with ID <7> unknown\n");
 }
 
 #[test]
