@@ -247,6 +247,8 @@ impl Fleet {
             }
             _ => {
                 self.log(topic, LogLevel::Info, process, &format!("restarts: {reason}"));
+                // A stop may still wait for what the row's last worker left behind.
+                self.supersede(&[process], JobKind::Restart);
                 self.restart_process(process, false);
             }
         }

@@ -293,7 +293,8 @@ fn take_over(sim: &mut Simulator) {
 
 /// What was asked for is what there is, once nothing happens any more.
 fn check_rest(sim: &Simulator) {
-    assert_eq!(sim.fleet.jobs().count(), 0, "every job has ended");
+    let open: Vec<_> = sim.fleet.jobs().collect();
+    assert!(open.is_empty(), "every job has ended: {open:?} of {:?}", sim.fleet.processes().collect::<Vec<_>>());
     assert!(sim.timers.is_empty());
     for row in sim.fleet.processes() {
         assert!(row.incoming.is_none() && row.outgoing.is_empty(), "{row:?}");

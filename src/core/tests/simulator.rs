@@ -74,6 +74,12 @@ impl Simulator {
         // Restarts go on over many events, a few rows at a time.
         ready_before.retain(|process| !restarting.contains(process));
         listening_before.retain(|process| !restarting.contains(process));
+        if let Event::WorkerExited { worker, .. } = &event {
+            // It died by itself, or was asked to end.
+            let row = self.fleet.worker(*worker).map(|worker| worker.process);
+            ready_before.retain(|process| Some(*process) != row);
+            listening_before.retain(|process| Some(*process) != row);
+        }
         let now = Now { mono: Time(self.now), wall: 1_000_000 + self.now };
         self.actions = self.fleet.step(event.clone(), now);
         for action in self.actions.clone() {
@@ -241,14 +247,6 @@ impl Simulator {
     ) {
         let after = serving(self);
         let excused: Vec<ProcessId> = match event {
-            Event::WorkerExited { worker, .. } => self
-                .fleet
-                .processes()
-                .filter(|row| row.workers().chain(row.latest).any(|id| id == *worker) || row.state != State::Ready)
-                .filter(|row| before.contains(&row.id))
-                .map(|row| row.id)
-                .take(1)
-                .collect(),
             Event::StopRequested { processes, .. } | Event::DeleteRequested { processes, .. } => processes.clone(),
             Event::RestartTriggered { process, graceful: false, .. } => vec![*process],
             Event::ScaleRequested { app, instances, .. } => {
