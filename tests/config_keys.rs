@@ -102,6 +102,7 @@ fn effects() -> Vec<(&'static str, Value, &'static str, Value)> {
         ("autorestart", json!(false), "/autorestart", json!(false)),
         ("autostart", json!(false), "/autostart", json!(false)),
         ("stop_exit_codes", json!(2), "/stop_exit_codes", json!([2])),
+        ("stop_exit_codes", json!("[0, 3]"), "/stop_exit_codes", json!([0, 3])),
         ("stop_exit_codes", json!([0, "1"]), "/stop_exit_codes", json!([0, 1])),
         ("min_uptime", json!("1h"), "/min_uptime", json!(3_600_000)),
         ("min_uptime", json!(100), "/min_uptime", json!(100)),

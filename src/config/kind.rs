@@ -273,8 +273,9 @@ fn codes(value: &Value) -> Option<Value> {
         |value: &Value| integer(value, 255).filter(|code| *code <= 255).map(|code| Value::Number(Number::from(code)));
     match value {
         Value::Array(items) => items.iter().map(one).collect::<Option<Vec<_>>>().map(Value::Array),
-        Value::String(s) if s.contains([',', ' ']) => {
-            units::list(s).iter().map(|s| one(&json!(s))).collect::<Option<Vec<_>>>().map(Value::Array)
+        // Some write the array itself as a string; PM2 takes that, too.
+        Value::String(s) if s.contains([',', ' ', '[']) => {
+            units::list(s.trim().trim_start_matches('[').trim_end_matches(']')).iter().map(|s| one(&json!(s))).collect::<Option<Vec<_>>>().map(Value::Array)
         }
         _ => one(value).map(|code| Value::Array(vec![code])),
     }
