@@ -101,11 +101,13 @@ denied() { # COMMAND...: it fails, one way or the other
     fi
 }
 
+# Around a usage error PM2 leaves a line empty; what says something is one line all the same.
 refused() { # COMMAND...: it fails, with status 1 and exactly one line for people, which is left in $complaint
     local status=0 before after
     before=$(processes | jq -c 'map([.pm_id, .name, .pid])')
     complaint=$("$@" 2>&1 >/dev/null) || status=$?
     same "$status" 1
+    complaint=$(sed '/^$/d' <<<"$complaint")
     [ "$(wc -l <<<"$complaint")" = 1 ] && [ -n "$complaint" ] || { echo "$complaint"; die "one line on stderr"; return 1; }
     after=$(processes | jq -c 'map([.pm_id, .name, .pid])')
     same "$after" "$before"
