@@ -275,7 +275,11 @@ fn codes(value: &Value) -> Option<Value> {
         Value::Array(items) => items.iter().map(one).collect::<Option<Vec<_>>>().map(Value::Array),
         // Some write the array itself as a string; PM2 takes that, too.
         Value::String(s) if s.contains([',', ' ', '[']) => {
-            units::list(s.trim().trim_start_matches('[').trim_end_matches(']')).iter().map(|s| one(&json!(s))).collect::<Option<Vec<_>>>().map(Value::Array)
+            units::list(s.trim().trim_start_matches('[').trim_end_matches(']'))
+                .iter()
+                .map(|s| one(&json!(s)))
+                .collect::<Option<Vec<_>>>()
+                .map(Value::Array)
         }
         _ => one(value).map(|code| Value::Array(vec![code])),
     }
