@@ -63,6 +63,18 @@ const lost = (report) => sum(Object.values(report.failed));
 const since = (from) => (Number(process.hrtime.bigint() - from) / 1e6);
 const now = () => process.hrtime.bigint();
 
+// Has 32 clients of each kind ask while `work` is done; `tell` learns what they lost and how long it took.
+async function whileAsked(port, work, tell) {
+  for (const [mode, name] of [['keep', 'kept-alive'], ['once', 'one-shot']]) {
+    const clients = load(port, mode, 32);
+    await clients.running();
+    const from = now();
+    work();
+    const ms = since(from);
+    tell(name, lost(await clients.stop()), ms);
+  }
+}
+
 module.exports = {
   throughput: {
     of: () => true,
@@ -115,15 +127,11 @@ module.exports = {
       const port = await contender.serve(2);
       const result = {};
       try {
-        for (const [mode, name] of [['keep', 'kept-alive'], ['once', 'one-shot']]) {
-          const clients = load(port, mode, 32);
-          await clients.running();
-          const from = now();
-          for (let i = 0; i < reloads; i++) contender.reload();
-          result[`ms per reload of 2 workers, ${name}`] = since(from) / reloads;
-          const report = await clients.stop();
-          result[`requests lost over ${reloads} reloads, ${name}`] = lost(report);
-        }
+        const work = () => Array.from({ length: reloads }, () => contender.reload());
+        await whileAsked(port, work, (name, failed, ms) => {
+          result[`ms per reload of 2 workers, ${name}`] = ms / reloads;
+          result[`requests lost over ${reloads} reloads, ${name}`] = failed;
+        });
       } finally {
         await contender.end();
       }
@@ -137,15 +145,10 @@ module.exports = {
       const port = await contender.serve(2);
       const result = {};
       try {
-        for (const [mode, name] of [['keep', 'kept-alive'], ['once', 'one-shot']]) {
-          const clients = load(port, mode, 32);
-          await clients.running();
-          for (let i = 0; i < scales; i++) {
-            contender.scale(4);
-            contender.scale(2);
-          }
-          result[`requests lost over ${scales} times up and down, ${name}`] = lost(await clients.stop());
-        }
+        const work = () => Array.from({ length: scales }, () => [4, 2].map((workers) => contender.scale(workers)));
+        await whileAsked(port, work, (name, failed) => {
+          result[`requests lost over ${scales} times up and down, ${name}`] = failed;
+        });
       } finally {
         await contender.end();
       }
