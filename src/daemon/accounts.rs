@@ -30,8 +30,8 @@ impl Accounts {
     pub(super) async fn of_request(caller: &Caller, spec: &AppSpec) -> Result<Accounts, Error> {
         let (uid, named) = (caller.uid, Named::of(spec));
         let look = move || {
-            let own = Identity::of_uid(uid.0).map_err(|error| error.to_string())?;
-            let worker = named.look_up(uid)?;
+            let own = by_uid(uid)?;
+            let worker = named.look_up(|| Ok(own.clone()))?;
             Ok(Accounts { own, worker })
         };
         match tokio::time::timeout(DEADLINE, tokio::task::spawn_blocking(look)).await {
@@ -72,7 +72,11 @@ impl Accounts {
 /// One line naming the user or group that does not exist.
 pub(super) async fn of_worker(owner: Uid, spec: &AppSpec) -> Result<Identity, String> {
     let named = Named::of(spec);
-    tokio::task::spawn_blocking(move || named.look_up(owner)).await.map_err(|error| error.to_string())?
+    tokio::task::spawn_blocking(move || named.look_up(|| by_uid(owner))).await.map_err(|error| error.to_string())?
+}
+
+fn by_uid(uid: Uid) -> Result<Identity, String> {
+    Identity::of_uid(uid.0).map_err(|error| error.to_string())
 }
 
 /// Whom a spec names.
@@ -86,12 +90,12 @@ impl Named {
         Named { user: spec.uid.clone(), group: spec.gid.clone() }
     }
 
-    fn look_up(self, owner: Uid) -> Result<Identity, String> {
+    /// Whoever names nobody means the owner.
+    fn look_up(self, owner: impl FnOnce() -> Result<Identity, String>) -> Result<Identity, String> {
         let identity = match &self.user {
-            Some(user) => Identity::by_name(user),
-            None => Identity::of_uid(owner.0),
+            Some(user) => Identity::by_name(user).map_err(|error| error.to_string())?,
+            None => owner()?,
         };
-        let identity = identity.map_err(|error| error.to_string())?;
         match &self.group {
             Some(group) => identity.with_group(group).map_err(|error| error.to_string()),
             None => Ok(identity),
