@@ -1,4 +1,4 @@
-//! A listening address of an app: its sockets, and who may accept on them.
+//! A listening address: its sockets, whose they are, and who may accept on them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -19,11 +19,17 @@ use crate::sys::socket::{Address, Kind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ListenerId(pub u32);
 
-/// One address of one app. It lives as long as a row of the app wants it, whoever of its workers come and go.
+/// One address of one app, or of several of one user: who starts `green` beside `blue` on one port and then deletes
+/// `blue` has both serve meanwhile, as with PM2, whose daemon is one primary for all its cluster workers. It lives as
+/// long as a row of these apps wants it, whoever of their workers come and go.
 #[derive(Debug)]
 pub(super) struct Listener {
-    pub app: AppId,
-    /// What was asked for; with `index` the name by which the app's other workers find it.
+    /// Never empty.
+    pub apps: BTreeSet<AppId>,
+    /// The user whose workers asked for it; only apps that run as the same one may join. `None` where the release that
+    /// opened it did not write it down.
+    pub uid: Option<u32>,
+    /// What was asked for; with `index` the name by which the apps' other workers find it.
     pub wanted: Wanted,
     /// Tells apart what asks for any port.
     pub index: Option<u32>,
@@ -91,7 +97,7 @@ pub(super) struct Inherited {
     pub address: Address,
     pub kind: Kind,
     pub v6_only: bool,
-    /// The app that has it.
+    /// The app that has it, or one of them.
     pub taken: Option<AppId>,
 }
 
@@ -187,17 +193,25 @@ impl Listeners {
 
     /// The app's listener that answers this question.
     pub fn find(&self, app: AppId, wanted: &Wanted, index: Option<u32>) -> Option<ListenerId> {
-        let same = |l: &Listener| l.app == app && l.wanted == *wanted && l.index == index;
+        let same = |l: &Listener| l.apps.contains(&app) && l.wanted == *wanted && l.index == index;
         self.all.iter().find(|(_, listener)| same(listener)).map(|(id, _)| *id)
     }
 
-    /// Whether another app has exactly this address. The kernel would tell, but for a socket that is only bound yet.
+    /// Whether only others have exactly this address. The kernel would tell, but for a socket that is only bound yet.
     pub fn is_foreign(&self, app: AppId, wanted: &Wanted) -> bool {
-        !wanted.takes_any_port() && self.all.values().any(|l| l.app != app && l.wanted == *wanted)
+        !wanted.takes_any_port() && self.all.values().any(|l| !l.apps.contains(&app) && l.wanted == *wanted)
+    }
+
+    /// Another app's listener on this address that workers of this user may share. Not one that was handed out to a
+    /// program: of who accepts there nothing is known.
+    pub fn find_shareable(&self, uid: u32, wanted: &Wanted) -> Option<ListenerId> {
+        let fits = |l: &Listener| l.uid == Some(uid) && l.wanted == *wanted && !l.handed_out;
+        let mut fitting = self.all.iter().filter(|(_, listener)| !wanted.takes_any_port() && fits(listener));
+        fitting.next().map(|(id, _)| *id)
     }
 
     pub fn of_app(&self, app: AppId) -> impl Iterator<Item = (ListenerId, &Listener)> {
-        self.all.iter().filter(move |(_, listener)| listener.app == app).map(|(id, listener)| (*id, listener))
+        self.all.iter().filter(move |(_, listener)| listener.apps.contains(&app)).map(|(id, listener)| (*id, listener))
     }
 
     /// The inherited socket that a worker of this user means, not taken by another app.

@@ -76,7 +76,7 @@ impl Task {
         let Opening { path, who, balance, askers, .. } = self.opening.swap_remove(at);
         let listener = result.and_then(|fd| {
             let wanted = Wanted::Path(path);
-            self.add(app, wanted, None, Arc::new(fd), Kind::Stream, balance, Origin::File(who))
+            self.add(app, who.uid, wanted, None, Arc::new(fd), Kind::Stream, balance, Origin::File(who))
         });
         for asker in askers {
             match (asker, &listener) {

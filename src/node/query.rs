@@ -125,7 +125,7 @@ impl Task {
             Err(errno) => return self.refuse(id, &query, errno),
         };
         let index = wanted.takes_any_port().then_some(query.index);
-        if let Some(listener) = self.listeners.find(app, &wanted, index) {
+        if let Some(listener) = self.listeners.find(app, &wanted, index).or_else(|| self.join(app, &who, &wanted)) {
             return self.answer(id, listener, query);
         }
         if let Wanted::Path(path) = &wanted
@@ -138,6 +138,19 @@ impl Task {
             Ok(listener) => self.answer(id, listener, query),
             Err(errno) => self.refuse(id, &query, errno),
         }
+    }
+
+    /// Another app of the same user is on this address: they share it from now on.
+    fn join(&mut self, app: AppId, who: &Identity, wanted: &Wanted) -> Option<ListenerId> {
+        if self.listeners.of_app(app).count() >= self.config.max_listeners {
+            return None;
+        }
+        let id = self.listeners.find_shareable(who.uid, wanted)?;
+        let listener = self.listeners.all.get_mut(&id)?;
+        tracing::info!(%app, address = listener.text(), with = ?listener.apps, "an address is shared with other apps");
+        listener.apps.insert(app);
+        self.tell_held(app);
+        Some(id)
     }
 
     pub(super) fn refuse(&mut self, id: WorkerId, query: &Query, errno: Errno) {
@@ -166,7 +179,7 @@ impl Task {
                 // systemd's sockets listen already; one passed by hand may not.
                 socket::listen(&fd, bind::BACKLOG).map_err(|e| bind::errno(&e))?;
             }
-            return self.add(app, wanted, index, fd, kind, balance, Origin::Inherited);
+            return self.add(app, who.uid, wanted, index, fd, kind, balance, Origin::Inherited);
         }
         if matches!(wanted, Wanted::Fd(_)) {
             return Err(libc::EBADF);
@@ -176,13 +189,14 @@ impl Task {
         }
         let kind = if matches!(wanted, Wanted::Udp { .. }) { Kind::Datagram } else { Kind::Stream };
         let fd = bind::bind_inet(&wanted, who, balance == Balance::Auto && kind == Kind::Stream)?;
-        self.add(app, wanted, index, Arc::new(fd), kind, balance, Origin::Bound)
+        self.add(app, who.uid, wanted, index, Arc::new(fd), kind, balance, Origin::Bound)
     }
 
     #[allow(clippy::too_many_arguments)] // It is a constructor.
     pub(super) fn add(
         &mut self,
         app: AppId,
+        uid: u32,
         wanted: Wanted,
         index: Option<u32>,
         fd: Arc<OwnedFd>,
@@ -201,7 +215,8 @@ impl Task {
         };
         let watched = if let Sockets::Dealt(dealt) = &sockets { Some(Arc::clone(&dealt.fd)) } else { None };
         let id = self.listeners.insert(Listener {
-            app,
+            apps: BTreeSet::from([app]),
+            uid: Some(uid),
             wanted,
             index,
             address,

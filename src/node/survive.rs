@@ -106,6 +106,11 @@ struct Saved {
 struct SavedListener {
     id: u32,
     app: AppId,
+    /// Other apps that share it.
+    #[serde(default)]
+    with: BTreeSet<AppId>,
+    #[serde(default)]
+    uid: Option<u32>,
     wanted: Wanted,
     index: Option<u32>,
     data: Value,
@@ -235,7 +240,8 @@ impl Task {
             None => (Address::Inet(saved.address?), Kind::Stream),
         };
         let listener = Listener {
-            app: saved.app,
+            apps: saved.with.into_iter().chain([saved.app]).collect(),
+            uid: saved.uid,
             wanted: saved.wanted,
             index: saved.index,
             address,
@@ -351,7 +357,8 @@ impl Task {
 
     fn saved(&self, with_residue: bool) -> (Saved, BTreeMap<String, Arc<OwnedFd>>) {
         let mut fds = BTreeMap::new();
-        let listeners = self.listeners.all.iter().map(|(id, listener)| {
+        let listeners = self.listeners.all.iter().filter_map(|(id, listener)| {
+            let app = listener.apps.first().copied()?;
             let name = format!("l{}", id.0);
             let sockets = match &listener.sockets {
                 Sockets::Shared(fd) => {
@@ -368,9 +375,11 @@ impl Task {
                     SavedSockets::Slots(saved)
                 }
             };
-            SavedListener {
+            Some(SavedListener {
                 id: id.0,
-                app: listener.app,
+                app,
+                with: listener.apps.iter().copied().filter(|other| *other != app).collect(),
+                uid: listener.uid,
                 wanted: listener.wanted.clone(),
                 index: listener.index,
                 data: listener.data.clone(),
@@ -383,7 +392,7 @@ impl Task {
                 address: listener.inet(),
                 handed_out: listener.handed_out,
                 sockets,
-            }
+            })
         });
         let listeners = listeners.collect();
         let workers = self.workers.iter().map(|(id, worker)| SavedWorker {

@@ -273,7 +273,7 @@ impl Task {
                 // The daemon before may have given it to an app.
                 let same =
                     |l: &&Listener| matches!(l.origin, Origin::Inherited) && l.address == address && l.kind == kind;
-                let taken = self.listeners.all.values().find(same).map(|listener| listener.app);
+                let taken = self.listeners.all.values().find(same).and_then(|listener| listener.apps.first().copied());
                 self.listeners.inherited.push(Inherited { name, fd: Arc::new(fd), address, kind, v6_only, taken });
             }
             Err(error) => tracing::warn!(name, %error, "cannot use what systemd passed: it is no socket for servers"),
@@ -496,7 +496,8 @@ impl Task {
 
     fn listeners_of(&self, app: AppId) -> Vec<ListenerInfo> {
         let accepting = |id| {
-            let holders = self.workers.iter().filter(move |(_, w)| w.holds.get(&id).is_some_and(|hold| hold.listening));
+            let own = self.workers.iter().filter(move |(_, w)| w.app == app);
+            let holders = own.filter(move |(_, w)| w.holds.get(&id).is_some_and(|hold| hold.listening));
             holders.map(|(worker, _)| *worker).collect()
         };
         let info = |(id, listener): (ListenerId, &super::listener::Listener)| ListenerInfo {

@@ -1,14 +1,17 @@
 //! Who gets which address, and what the others are told.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use pm2rs::core::{AppId, Balance, ProcessId};
 use pm2rs::node::{NodeEvent, PrimaryConfig};
 use pm2rs::sys::identity::Identity;
 use pm2rs::sys::socket::{self, BindOptions, Kind};
+use pm2rs::sys::store::Store;
 use serde_json::{Value, json};
 
-use crate::client::{Connection, get, pids};
+use crate::client::{Connection, Load, get, pids};
 use crate::rig::{Plan, Rig, free_port, node, nodes};
 
 /// What comes of listening with these options, one after the other in one worker.
@@ -57,24 +60,40 @@ async fn errors_reach_the_app_as_node_reports_them() {
     }
 }
 
+/// `green` beside `blue` on one port, as PM2's users change from one to the other.
 #[tokio::test]
-async fn the_second_app_on_a_port_is_refused() {
-    let Some(node) = node(22) else { return };
+async fn apps_of_one_user_share_an_address() {
+    let Some(node) = node(24) else { return };
     for (first, second) in
-        [(Balance::Auto, Balance::Auto), (Balance::Auto, Balance::Shared), (Balance::RoundRobin, Balance::Auto)]
+        [(Balance::Auto, Balance::Auto), (Balance::Shared, Balance::Auto), (Balance::RoundRobin, Balance::Auto)]
     {
-        let mut rig = Rig::new();
+        let what = format!("{first:?}, {second:?}");
+        let mut rig = Rig::with(PrimaryConfig { store: Store::new(None, Vec::new()).0, ..PrimaryConfig::default() });
         let port = free_port();
-        let (worker, _) = rig.serve(&Plan::new(&node, "http.js").env("PORT", port).balance(first)).await;
-        let other = Plan::new(&node, "errors.js").app(1).balance(second);
-        for host in [json!({ "port": port }), json!({ "port": port, "host": "127.0.0.1" })] {
-            let got = outcomes(&mut rig, &other, json!([host])).await;
-            assert_eq!(got, ["bind EADDRINUSE"], "{first:?}, {second:?}");
-        }
-        rig.stop(worker).await;
-        rig.primary.remove_app(AppId(0));
+        let plan = Plan::new(&node, "http.js").env("PORT", port);
+        let (blue, address) = rig.serve(&plan.clone().balance(first).row(0)).await;
+        let (green, _) = rig.serve(&plan.clone().balance(second).app(1).row(1)).await;
+        let both = BTreeSet::from([rig.pid(blue), rig.pid(green)]);
+        assert_eq!(BTreeSet::from_iter(pids(port, 40).await), both, "{what}");
+        // The same port of another address is another matter.
+        let other = Plan::new(&node, "errors.js").app(2);
         let got = outcomes(&mut rig, &other, json!([{ "port": port, "host": "127.0.0.1" }])).await;
-        assert_eq!(got[0]["port"], port, "{first:?}, {second:?}");
+        assert_eq!(got, ["bind EADDRINUSE"], "{what}");
+
+        let load = Load::start(port, 4, true, "/?ms=2", Duration::ZERO);
+        rig.succeed().await;
+        rig.stop(blue).await;
+        rig.primary.remove_process(ProcessId(0));
+        rig.primary.remove_app(AppId(0));
+        assert_eq!(pids(port, 10).await, [rig.pid(green); 10], "{what}");
+        let (answers, failures) = load.end().await;
+        assert!(answers > 0 && failures.is_empty(), "{what}: {failures:?}");
+        let listeners = rig.primary.listeners(AppId(1)).await;
+        assert_eq!((&listeners[0].address, &listeners[0].workers), (&address, &vec![green]), "{what}");
+        rig.stop(green).await;
+        rig.primary.remove_app(AppId(1));
+        assert_eq!(rig.primary.listeners(AppId(1)).await, [], "{what}");
+        std::net::TcpListener::bind(("::", port)).expect("nobody has the port any more");
     }
 }
 
@@ -151,16 +170,20 @@ async fn an_ordinary_users_worker_binds_what_that_user_may() {
     std::fs::set_permissions(open.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let mine = open.path().join("s");
     let port = free_port();
+    let roots = free_port();
+    rig.serve(&Plan::new(&node, "http.js").env("PORT", roots).app(1)).await;
     let listen = json!([
         { "port": 443, "host": "127.0.0.1" },
         { "path": locked },
+        // As an app of root's has it, which shares it with apps that run as root only.
+        { "port": roots },
         { "path": mine },
         { "port": port, "host": "127.0.0.1" },
     ]);
     let got = outcomes(&mut rig, &plan, listen).await;
-    assert_eq!(got[..2], ["bind EACCES", "bind EACCES"]);
-    assert_eq!(got[2], mine.to_str().unwrap());
-    assert_eq!(got[3]["port"], port);
+    assert_eq!(got[..3], ["bind EACCES", "bind EACCES", "bind EADDRINUSE"]);
+    assert_eq!(got[3], mine.to_str().unwrap());
+    assert_eq!(got[4]["port"], port);
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&mine).unwrap()), nobody.uid);
 
     // From systemd it may have any port, where the name allows it.
