@@ -345,7 +345,8 @@ fn logs_show_the_tail_and_follow() {
     tail.says("[TAILING] Tailing last 5 lines for [talk] process (change the value with --lines option)")
         .says("talk-out.log last 5 lines:\n0|talk     | hello 1\n")
         .says("talk-error.log last 5 lines:\n0|talk     | oops\n");
-    place.call("logs talk --nostream --raw --out").ok().says("hello 1\n").says_not("oops").says_not("|");
+    let raw = place.call("logs talk --nostream --raw --out");
+    raw.ok().says("talk-out.log last 15 lines:\nhello 1\n").says_not("oops").says_not("|");
 
     let mut follower = Follower::start(&place, "logs talk --lines 0");
     follower.after(|| place.call("send 0 first").ok(), "0|talk  | got first\n");
@@ -442,6 +443,8 @@ fn what_is_saved_comes_back() {
         .ok()
         .says("[PM2] [kept](")
         .says("[PM2] [v] All Applications Stopped\n[PM2] [v] PM2 Daemon Stopped\n");
+    place.call("update").ok().says(" restored\n").says(">>>>>>>>>> PM2 updated");
+    assert_eq!(place.jlist().iter().filter(|p| p["name"] == "kept").count(), 2);
     place.call("cleardump").ok();
     place.call("resurrect").ok();
 }

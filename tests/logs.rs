@@ -196,6 +196,24 @@ async fn prefixes_json_and_the_combined_file() {
 }
 
 #[tokio::test]
+async fn a_line_that_nobody_ends_is_shown_all_the_same_and_goes_on() {
+    let rig = Rig::new();
+    let spec = rig.spec(|spec| {
+        spec.log.log_date_format = Some("[at]".to_owned());
+        spec.log.log_file = Some(rig.path("logs/both.log"));
+    });
+    let mut pipes = rig.attach(1, 0, &spec);
+    pipes.out(b"are you sure? ");
+    for name in ["logs/api-out-0.log", "logs/both-0.log"] {
+        until(&rig.path(name), |text| text == "at: are you sure? ").await;
+    }
+    pipes.out(b"yes\nsure\n");
+    rig.end(pipes).await;
+    assert_eq!(read(&rig.path("logs/api-out-0.log")), "at: are you sure? yes\nat: sure\n");
+    assert_eq!(read(&rig.path("logs/both-0.log")), "at: are you sure? yes\nat: sure\n");
+}
+
+#[tokio::test]
 async fn the_head_of_a_line_stays_in_the_pipe_for_whoever_reads_on() {
     let (rig, next) = (Rig::new(), Rig::new());
     let spec = rig.spec(|spec| spec.log.log_date_format = Some("[at]".to_owned()));

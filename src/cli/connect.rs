@@ -16,6 +16,7 @@ use super::console::Console;
 use super::exit::Failure;
 use super::options::Options;
 use crate::api::{Client, ConnectError, names};
+use crate::config::HomeFile;
 
 /// The system daemon's own socket; quicker than the bus, and there when the bus is not.
 const SYSTEM_SOCKET: &str = "/run/pm2rs/bus.sock";
@@ -206,7 +207,11 @@ impl Choice {
             .mode(0o700)
             .create(&self.home)
             .map_err(|e| cannot("create", &self.home, &e))?;
-        let log_path = self.home.join("pm2.log");
+        // PM2's users look into them before there is an app; whoever writes there makes them where this cannot.
+        for folder in [HomeFile::Logs, HomeFile::Pids] {
+            drop(DirBuilder::new().recursive(true).create(folder.here(&self.home)));
+        }
+        let log_path = HomeFile::DaemonLog.here(&self.home);
         let mut log = OpenOptions::new();
         log.read(true).append(true).create(true).mode(0o600);
         let mut log = log.open(&log_path).map_err(|e| cannot("open", &log_path, &e))?;

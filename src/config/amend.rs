@@ -1,6 +1,6 @@
 //! Options that are typed with the restart of an app that exists: `pm2rs restart api --max-memory-restart 200M`.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::core::{AppSpec, ExecMode};
 
@@ -59,6 +59,9 @@ const DECIDES: &[(&str, &[&str])] = &[
     ("automation", &["/extra/automation"]),
 ];
 
+/// Typed as the value of an option, it takes the option back, as in PM2: what it decides is as if it had never been given.
+const NONE: &str = "null";
+
 /// The spec with what the options say; nothing where they say nothing about it.
 ///
 /// # Errors
@@ -74,12 +77,15 @@ pub fn amend(
     }
     let place = Place::default();
     let wrong = |problem: String| ConfigError::Key { place: place.clone(), problem };
-    let canonical = keys::canonicalise(&options.keys()).map_err(wrong)?;
+    let (taken_back, typed): (Map<_, _>, Map<_, _>) = options.keys().into_iter().partition(|(_, value)| *value == NONE);
+    let taken_back = taken_back.keys().filter_map(|key| Some(keys::find(key)?.name));
+    let canonical = keys::canonicalise(&typed).map_err(wrong)?;
     let mut keys = canonical.keys;
     if let Some(args) = args {
         keys.insert("args".to_owned(), json!(args));
     }
-    if keys.is_empty() {
+    let decided: Vec<String> = keys.keys().cloned().chain(taken_back.map(str::to_owned)).collect();
+    if decided.is_empty() {
         return Ok(None);
     }
     let given = |key: &str| keys.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -103,7 +109,7 @@ pub fn amend(
         environment: Environment { all: spec.env.clone(), ..Environment::default() },
         filter_env: resolver.filter_env(),
     });
-    let amended = merged(spec, &fresh, keys.keys().map(String::as_str))
+    let amended = merged(spec, &fresh, decided.iter().map(String::as_str))
         .ok_or_else(|| wrong("the options cannot be applied to the app as it is".to_owned()))?;
     validate::validate_spec(&amended)?;
     Ok(Some(Resolved { spec: amended, warnings: canonical.warnings.into_iter().map(Warning).collect() }))
@@ -180,6 +186,15 @@ mod tests {
         let args = ["--fast".to_owned()];
         let amended = amend(&spec(), Some(&args), &CliOverrides::default(), &CallerContext::default());
         assert_eq!(amended.unwrap().unwrap().spec, AppSpec { args: args.to_vec(), ..spec() });
+    }
+
+    #[test]
+    fn null_takes_an_option_back() {
+        let old = AppSpec { node_args: vec!["--harmony".to_owned()], ..spec() };
+        let none = || Some("null".to_owned());
+        let options = CliOverrides { node_args: none(), max_memory_restart: none(), ..CliOverrides::default() };
+        let amended = amend(&old, None, &options, &CallerContext::default()).unwrap().unwrap().spec;
+        assert_eq!(amended, AppSpec { node_args: Vec::new(), max_memory_restart: None, ..old });
     }
 
     #[test]

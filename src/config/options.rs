@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::units;
+use super::{HomeFile, units};
 
 /// Options as typed. Text stays text: it is checked as the same key of a file is, with the same messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -256,7 +256,7 @@ impl fmt::Debug for CallerContext {
 }
 
 impl CallerContext {
-    /// The circumstances of this very process. Logs and pid files go where PM2 has them below `home`.
+    /// The circumstances of this very process. Logs and pid files go where PM2 has them.
     ///
     /// Variables that are not UTF-8 are left out: neither the bus nor JSON can carry them.
     #[must_use]
@@ -268,8 +268,8 @@ impl CallerContext {
             cwd: working_folder(env.get("PWD").map(Path::new)),
             username: user_name(&env),
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
-            log_dir: home.join("logs"),
-            pid_dir: home.join("pids"),
+            log_dir: HomeFile::Logs.path(&home, |name| env.get(name).cloned()),
+            pid_dir: HomeFile::Pids.path(&home, |name| env.get(name).cloned()),
             env,
             home,
         }

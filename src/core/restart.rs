@@ -10,8 +10,8 @@ use super::{AppSpec, Exit, Time};
 
 /// Longest back-off (ms), as in PM2.
 pub const MAX_BACKOFF: u64 = 15_000;
-/// Second delay of the default back-off (ms); the first restart is immediate. Sixteen quick ends, the default
-/// `max_restarts`, take some twelve seconds with it.
+/// Second delay of the default back-off (ms); the first restart is immediate. PM2 has no such delays, and scripts wait as
+/// long as it takes there: sixteen quick ends, the default `max_restarts`, take little more than a second longer.
 pub const DEFAULT_BACKOFF: u64 = 20;
 /// A worker that lived this long (ms) makes the back-off begin anew (PM2's `EXP_BACKOFF_RESET_TIMER`).
 pub const BACKOFF_RESET: u64 = 30_000;
@@ -103,12 +103,15 @@ impl Record {
                 return 0;
             }
         }
+        let last = self.last_delay;
         let delay = match (self.backoffs, spec.exp_backoff_restart_delay) {
             (0, 0) => 0,
             (1, 0) => DEFAULT_BACKOFF,
-            (0, configured) => configured.min(MAX_BACKOFF),
-            _ => (self.last_delay.saturating_mul(3) / 2).max(self.last_delay + 1).min(MAX_BACKOFF),
+            (_, 0) => (last.saturating_mul(6) / 5).max(last + 1),
+            (0, configured) => configured,
+            _ => (last.saturating_mul(3) / 2).max(last + 1),
         };
+        let delay = delay.min(MAX_BACKOFF);
         self.backoffs = self.backoffs.saturating_add(1);
         self.last_delay = delay;
         delay

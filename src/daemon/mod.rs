@@ -11,6 +11,7 @@
 //! | `actions.rs` | performs what the core decided |
 //! | `happenings.rs`, `facts.rs` | what workers, Node and tasks tell, as events for the core |
 //! | `spawner.rs`, `workers.rs` | starts workers; the operating-system side of those that live |
+//! | `pid_file.rs` | pm2.pid, which others write, too |
 //! | `persist.rs`, `write_schedule.rs`, `keeping.rs` | what survives the daemon: state, and when it is written; descriptors |
 //! | `restore.rs`, `salvage.rs` | taking up what ran before; with the state file alone |
 //! | `leftovers.rs` | a stopped service whose daemon was dead leaves nothing behind |
@@ -36,6 +37,7 @@ mod output;
 mod panics;
 mod paths;
 mod persist;
+mod pid_file;
 mod probe;
 mod reports;
 mod requests;
@@ -107,6 +109,7 @@ struct Daemon {
     spawner: spawner::Spawner,
     sampler: sampling::Sampler,
     persist: persist::Persist,
+    pid_file: pid_file::PidFile,
     primary: Primary,
     logs: Logs,
     changes: broadcast::Sender<Change>,
@@ -162,6 +165,7 @@ impl Daemon {
         Daemon {
             boot_id: spawner.boot_id.clone(),
             persist,
+            pid_file: pid_file::PidFile::new(paths.pid_file()),
             store,
             mode,
             paths,
@@ -234,10 +238,8 @@ impl Daemon {
         if self.left {
             return;
         }
-        let files = [Some(self.paths.socket()), self.paths.pid_file(&self.mode)];
-        for path in files.into_iter().flatten() {
-            drop(std::fs::remove_file(path));
-        }
+        drop(std::fs::remove_file(self.paths.socket()));
+        self.pid_file.remove();
     }
 }
 

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use crate::api::names::PRIVATE_SOCKET;
+use crate::config::HomeFile;
 use crate::core::STATIC_SERVER;
 
 /// The three ways to stand.
@@ -43,6 +44,12 @@ pub struct Paths {
     pub home: PathBuf,
     /// What workers must reach whoever they run as: the agent, their notify sockets.
     pub shared: PathBuf,
+    /// Log files whose configuration names no other place.
+    pub logs: PathBuf,
+    /// Saved lists: the file of the one user, in system mode the folder of everybody's.
+    saved: PathBuf,
+    /// The pid of a private daemon.
+    pid: Option<PathBuf>,
 }
 
 impl Paths {
@@ -54,7 +61,15 @@ impl Paths {
             Mode::System => {
                 let state = from("STATE_DIRECTORY").unwrap_or_else(|| "/var/lib/pm2rs".into());
                 let runtime = from("RUNTIME_DIRECTORY").unwrap_or_else(|| "/run/pm2rs".into());
-                Paths { shared: runtime.clone(), runtime, home: state.clone(), state }
+                Paths {
+                    shared: runtime.clone(),
+                    runtime,
+                    home: state.clone(),
+                    logs: state.join("logs"),
+                    saved: state.join("saved"),
+                    pid: None,
+                    state,
+                }
             }
             Mode::User => {
                 let user_home = from("HOME").unwrap_or_else(|| "/".into());
@@ -64,11 +79,25 @@ impl Paths {
                 let runtime = from("RUNTIME_DIRECTORY")
                     .or_else(|| from("XDG_RUNTIME_DIR").map(|d| d.join("pm2rs")))
                     .unwrap_or_else(|| state.join("run"));
-                Paths { shared: runtime.clone(), runtime, home: state.clone(), state }
+                Paths {
+                    shared: runtime.clone(),
+                    runtime,
+                    home: state.clone(),
+                    logs: state.join("logs"),
+                    saved: state.join("dump.pm2"),
+                    pid: None,
+                    state,
+                }
             }
-            Mode::Private { home } => {
-                Paths { runtime: home.clone(), state: home.clone(), home: home.clone(), shared: home.join("run") }
-            }
+            Mode::Private { home } => Paths {
+                runtime: home.clone(),
+                state: home.clone(),
+                home: home.clone(),
+                shared: home.join("run"),
+                logs: HomeFile::Logs.path(home, &env),
+                saved: HomeFile::Dump.path(home, &env),
+                pid: Some(HomeFile::DaemonPid.path(home, &env)),
+            },
         }
     }
 
@@ -109,15 +138,15 @@ impl Paths {
     #[must_use]
     pub fn dump_file(&self, mode: &Mode, owner: u32) -> PathBuf {
         match mode {
-            Mode::System => self.state.join("saved").join(format!("{owner}.pm2")),
-            _ => self.state.join("dump.pm2"),
+            Mode::System => self.saved.join(format!("{owner}.pm2")),
+            _ => self.saved.clone(),
         }
     }
 
     /// The daemon's pid file, which PM2's users read.
     #[must_use]
-    pub fn pid_file(&self, mode: &Mode) -> Option<PathBuf> {
-        matches!(mode, Mode::Private { .. }).then(|| self.home.join("pm2.pid"))
+    pub fn pid_file(&self) -> Option<&Path> {
+        self.pid.as_deref()
     }
 
     /// The folder of the sockets by which workers say that they are ready (sd_notify(3)).

@@ -123,6 +123,7 @@ impl Daemon {
         if self.persist.due().is_some_and(|due| due <= now()) {
             let saved = self.saved_with_remains();
             self.persist.write(&saved);
+            self.pid_file.reclaim();
         }
         let status = self.status_line();
         if status != self.status {

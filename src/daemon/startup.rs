@@ -20,6 +20,7 @@ use super::keeper;
 use super::keeping;
 use super::panics;
 use super::persist::{self, Persist, Saved};
+use super::pid_file::PidFile;
 use super::run::Inputs;
 use super::salvage::salvage;
 use super::scopes::Scopes;
@@ -204,7 +205,7 @@ async fn assemble(
     let service = !matches!(mode, Mode::Private { .. });
     let journal = service && Path::new("/run/systemd/journal/socket").exists();
     let mut log_settings =
-        LogsConfig::new(journal, paths.home.join("logs")).with_environment(|name| std::env::var(name).ok());
+        LogsConfig::new(journal, paths.logs.clone()).with_environment(|name| std::env::var(name).ok());
     if log_settings.journal {
         log_settings.limited_unit = logs::limited_unit();
     }
@@ -217,12 +218,7 @@ async fn assemble(
     let (logs, log_events) = Logs::start(log_settings);
     let (handle, requests, changes) = Handle::new(WAITING_REQUESTS);
     let (fact_sender, facts) = mpsc::unbounded_channel();
-    if let Some(path) = paths.pid_file(&mode)
-        && let Err(error) = durable::write(&path, std::process::id().to_string().as_bytes(), 0o644)
-    {
-        // Only people read it; a full disk must not keep apps from being supervised.
-        warn!(path = %path.display(), %error, "cannot write the pid file");
-    }
+    PidFile::new(paths.pid_file()).claim();
     let spawner = Spawner {
         home: paths.home.clone(),
         agent: paths.agent(),

@@ -276,7 +276,9 @@ impl Collector {
             .chain(self.sinks.syslog.wakes_at())
             .chain(self.sinks.losses.wakes_at())
             .chain(self.suppression.as_ref().and_then(Watch::wakes_at));
-        workers.chain(files).chain(receivers).min().map(|at| at.max(now))
+        let streams = self.workers.values().flat_map(|worker| &worker.streams);
+        let lines = streams.filter_map(|(outlet, stream)| stream.wakes_at(outlet));
+        workers.chain(files).chain(receivers).chain(lines).min().map(|at| at.max(now))
     }
 
     fn on_time(&mut self, now: Instant) {
@@ -285,6 +287,10 @@ impl Collector {
             self.sinks.pump_syslog(now);
         }
         self.sinks.losses.tell(now);
+        let streams = self.workers.values().flat_map(|worker| &worker.streams);
+        let overdue = streams.filter(|(outlet, stream)| stream.wakes_at(outlet).is_some_and(|at| at <= now));
+        let overdue: Vec<_> = overdue.map(|(outlet, _)| outlet.writer).collect();
+        overdue.into_iter().for_each(|writer| self.queue(Some(writer)));
         let mut over = Vec::new();
         for (id, worker) in &mut self.workers {
             let Some(departure) = &mut worker.departure else { continue };

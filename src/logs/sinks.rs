@@ -61,6 +61,12 @@ impl Outlet {
     pub fn origin(&self) -> Origin<'_> {
         Origin { process: self.process, app_name: &self.app_name, err: self.writer.err }
     }
+
+    /// Whether all sinks can go on with a line of which they got a part.
+    #[must_use]
+    pub fn takes_parts(&self) -> bool {
+        self.journal.is_none() && self.syslog.is_none()
+    }
 }
 
 /// A file and who lost lines by it.
@@ -274,10 +280,21 @@ impl Sinks {
 
     /// Hands out the unfinished line that a writer left.
     pub fn finish(&mut self, outlet: &Outlet, splitter: &mut Splitter, now: Instant) {
-        if splitter.is_empty() {
-            return;
+        if !splitter.is_empty() {
+            self.push(outlet, now, |each| splitter.finish(each));
         }
-        let text = self.hand_out(outlet, false, now, |each| splitter.finish(each));
+    }
+
+    /// Hands out what there is of a line whose end does not come.
+    pub fn split(&mut self, outlet: &Outlet, splitter: &mut Splitter, now: Instant) {
+        if !splitter.is_empty() {
+            self.push(outlet, now, |each| splitter.split(each));
+        }
+    }
+
+    /// Hands out lines that have left the pipe before.
+    fn push(&mut self, outlet: &Outlet, now: Instant, lines: impl FnOnce(&mut dyn FnMut(Line<'_>))) {
+        let text = self.hand_out(outlet, false, now, lines);
         for file in [outlet.file, outlet.combined] {
             self.write_file(file, outlet, now, |file, _| file.push(&text, outlet.writer, now));
         }

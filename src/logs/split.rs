@@ -13,7 +13,7 @@ pub const MAX_LINE: usize = 256 << 10;
 pub enum LineEnd {
     /// By a line feed, perhaps after a carriage return.
     Newline,
-    /// Not yet: it was longer than [`MAX_LINE`], the next piece goes on with it.
+    /// Not yet: it was longer than [`MAX_LINE`] or its end did not come in time; the next piece goes on with it.
     Split,
     /// Never: the writer ended first.
     Cut,
@@ -63,6 +63,14 @@ impl Splitter {
             if step.is_break() {
                 return;
             }
+        }
+    }
+
+    /// The end of the line does not come: hands out what there is of it.
+    pub fn split(&mut self, mut each: impl FnMut(Line<'_>)) {
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            self.emit(&held, LineEnd::Split, &mut each);
         }
     }
 
@@ -147,6 +155,24 @@ mod tests {
             (b"three\r\n".to_vec(), LineEnd::Newline, false),
             (b"\n".to_vec(), LineEnd::Newline, false),
             (b"last".to_vec(), LineEnd::Cut, false),
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_line_that_is_split_goes_on() {
+        let mut lines = Vec::new();
+        let mut splitter = Splitter::default();
+        splitter.split(|_| panic!("nothing was held"));
+        for piece in [&b"is it"[..], b" ready?", b" yes\nnext\n"] {
+            splitter.feed(piece, |line| lines.push((line.raw.to_vec(), line.end, line.continues)));
+            splitter.split(|line| lines.push((line.raw.to_vec(), line.end, line.continues)));
+        }
+        let expected: Vec<(Vec<u8>, LineEnd, bool)> = vec![
+            (b"is it".to_vec(), LineEnd::Split, false),
+            (b" ready?".to_vec(), LineEnd::Split, true),
+            (b" yes\n".to_vec(), LineEnd::Newline, true),
+            (b"next\n".to_vec(), LineEnd::Newline, false),
         ];
         assert_eq!(lines, expected);
     }

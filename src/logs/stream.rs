@@ -3,11 +3,12 @@
 //! Nothing is taken out of the pipe before it is where it belongs. So a daemon that is killed loses nothing: the next
 //! one finds in the pipe what did not arrive. Where nobody needs to see the lines, bytes are moved from the pipe into the
 //! file by the kernel alone; else they are looked at first (tee(2)), and an unfinished line stays in the pipe until
-//! its end joins it there, its writer goes, or the pipe fills.
+//! its end joins it there, its writer goes, or the pipe fills. Files and followers get it before, when its end is not
+//! there within [`LINE_TIME`]: who asks a question or prints dots is seen to do so.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::file::Writer;
 use super::sinks::{Outlet, Sinks};
@@ -17,6 +18,10 @@ use crate::sys::pipe;
 /// Bytes that are handled at a time, and the size that pipes are given. Small enough that 64 MiB, the default of
 /// /proc/sys/fs/pipe-user-pages-soft, are enough for a hundred workers of one user.
 pub const CHUNK: usize = 256 << 10;
+
+/// How long a line may take from its first byte to its end. The journal and syslog take whole lines only, however long
+/// it takes: what they got cannot be gone on with.
+pub const LINE_TIME: Duration = Duration::from_secs(1);
 
 /// What is to become of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +42,8 @@ pub struct Stream {
     pipe: OwnedFd,
     capacity: usize,
     splitter: Splitter,
-    /// The head of a line was left in it.
-    unfinished: bool,
+    /// Since when the head of a line is left in it.
+    unfinished: Option<Instant>,
     /// Since when it lets another one finish a line in the file that they share.
     pub held_up: Option<Instant>,
     /// It waits for its turn already.
@@ -58,7 +63,7 @@ impl Stream {
             pipe: read_end,
             capacity,
             splitter: Splitter::default(),
-            unfinished: false,
+            unfinished: None,
             held_up: None,
             queued: false,
             ended: false,
@@ -76,17 +81,23 @@ impl Stream {
     pub fn turn(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) -> Turn {
         let looks = sinks.look(outlet) || !self.splitter.is_empty();
         if !looks && let Some(moved) = sinks.move_unseen(outlet, &self.pipe, CHUNK, now) {
+            self.unfinished = None;
             return self.outcome(&moved);
         }
         if sinks.is_blocked(outlet) {
             return Turn::Blocked;
         }
+        let unfinished = self.unfinished.take();
         let seen = match sinks.peek(&self.pipe, CHUNK) {
             Ok(seen) if !seen.is_empty() => seen,
             Ok(_) => return self.outcome(&Ok(0)),
             Err(error) => return self.outcome(&Err(error)),
         };
-        let turn = if looks { self.lines(&seen, outlet, sinks, now) } else { self.bytes(&seen, outlet, sinks, now) };
+        let turn = if looks {
+            self.lines(&seen, unfinished, outlet, sinks, now)
+        } else {
+            self.bytes(&seen, outlet, sinks, now)
+        };
         sinks.give_back(seen);
         self.empty = turn == Turn::Empty;
         turn
@@ -109,9 +120,16 @@ impl Stream {
         Turn::More
     }
 
-    fn lines(&mut self, seen: &[u8], outlet: &Outlet, sinks: &mut Sinks, now: Instant) -> Turn {
+    /// `unfinished` is since when the line that begins here waits for its end.
+    fn lines(
+        &mut self,
+        seen: &[u8],
+        unfinished: Option<Instant>,
+        outlet: &Outlet,
+        sinks: &mut Sinks,
+        now: Instant,
+    ) -> Turn {
         let whole = seen.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        self.unfinished = false;
         if whole > 0 {
             sinks.deliver(outlet, &self.pipe, &mut self.splitter, &seen[..whole], now);
             return Turn::More;
@@ -122,8 +140,21 @@ impl Stream {
             sinks.deliver(outlet, &self.pipe, &mut self.splitter, seen, now);
             return Turn::More;
         }
-        self.unfinished = true;
+        let since = unfinished.unwrap_or(now);
+        if outlet.takes_parts() && since + LINE_TIME <= now {
+            sinks.deliver(outlet, &self.pipe, &mut self.splitter, seen, now);
+            sinks.split(outlet, &mut self.splitter, now);
+            return Turn::More;
+        }
+        self.unfinished = Some(since);
         Turn::Empty
+    }
+
+    /// When a line that is unfinished is not waited for any more.
+    #[must_use]
+    pub fn wakes_at(&self, outlet: &Outlet) -> Option<Instant> {
+        let since = self.unfinished.filter(|_| outlet.takes_parts() && !self.ended)?;
+        Some(since + LINE_TIME)
     }
 
     /// Nothing more will be read: hands over what is left of an unfinished line.
@@ -139,7 +170,7 @@ impl Stream {
 
     /// Nothing more will be read though the writer did not end: takes an unfinished line out of the pipe, too.
     pub fn abandon(&mut self, outlet: &Outlet, sinks: &mut Sinks, now: Instant) {
-        if self.unfinished
+        if self.unfinished.is_some()
             && let Ok(seen) = sinks.peek(&self.pipe, CHUNK)
         {
             sinks.deliver(outlet, &self.pipe, &mut self.splitter, &seen, now);

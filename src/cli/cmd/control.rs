@@ -333,7 +333,8 @@ pub async fn reset(session: &Session, typed: &[String]) -> Result<(), Failure> {
     for target in typed {
         let Ok(selection) = targets::select(session, &client, &rows, target).await else {
             let unknown = match target.as_str() {
-                "all" => return Err(api::Error::NoProcess.into()),
+                // As in PM2, where nothing is reset to begin with, no error.
+                "all" => continue,
                 id if id.parse::<u32>().is_ok() => format!("{id} id unknown"),
                 _ => "Unknown process name".to_owned(),
             };

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::persist::restore;
 use crate::api;
 use crate::cli::exit::Failure;
 use crate::cli::render::inspect::inspect;
@@ -53,15 +54,19 @@ pub async fn ping(session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `update`: the daemon executes the program that is installed now; apps go on.
+/// `update`: the daemon executes the program that is installed now; apps go on. Where there are none, those that were
+/// saved are started, since PM2's update is a way to have them back.
 ///
 /// # Errors
-/// When the daemon cannot.
+/// When the daemon cannot, or what was saved does not start.
 pub async fn update(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
     client.manager().reexecute().await?;
     session.console.info("Updating the daemon; apps go on meanwhile");
     let client = session.choice.back().await?;
+    if session.rows(&client).await?.is_empty() {
+        restore(session, &client).await?;
+    }
     session.console.info(format!(">>>>>>>>>> PM2 updated ({})", client.manager().version().await?));
     session.show_list(&client).await
 }

@@ -7,6 +7,7 @@ use super::targets::not_found;
 use crate::api::{self, Client};
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
+use crate::config::HomeFile;
 
 /// Bytes at the end of the daemon's log in which its last lines are looked for.
 const DAEMON_TAIL_BOUND: u64 = 256 << 10;
@@ -15,7 +16,7 @@ const DAEMON_TAIL_BOUND: u64 = 256 << 10;
 async fn daemon_log(client: &Client) -> Option<PathBuf> {
     let private = client.manager().mode().await.is_ok_and(|mode| mode == "private");
     let home = client.manager().home().await.ok()?;
-    Some(Path::new(&home).join("pm2.log")).filter(|path| private && path.exists())
+    Some(HomeFile::DaemonLog.here(Path::new(&home))).filter(|path| private && path.exists())
 }
 
 /// Its last lines, and where they are.

@@ -190,7 +190,12 @@ impl<'a> View<'a> {
         let options = LogsDict { lines, since, until, grep, ..LogsDict::default() };
         let mut records = self.open(client, options).await?;
         let console = &self.session.console;
-        let titled = self.look.form == Form::Prefixed;
+        // PM2's headings stand between raw lines, too; who filters with what only we have wants the lines.
+        let titled = match self.look.form {
+            Form::Prefixed => true,
+            Form::Raw => !self.filter.is_set(),
+            Form::Json | Form::Pairs => false,
+        };
         let what = if lines == u32::MAX { "all lines".to_owned() } else { format!("last {lines} lines") };
         if titled {
             let (whom, noun) = match self.targets.as_slice() {
@@ -201,7 +206,8 @@ impl<'a> View<'a> {
             let text = format!("[TAILING] Tailing {what} for [{whom}] {noun} (change the value with --lines option)");
             console.say(Paint::Grey.on(console.colours, &text));
         }
-        if titled && self.targets.is_empty() && self.streams == "all" && !self.filter.is_set() {
+        if self.look.form == Form::Prefixed && self.targets.is_empty() && self.streams == "all" && !self.filter.is_set()
+        {
             self.tail_of_daemon(client, lines).await;
         }
         let mut file = None;

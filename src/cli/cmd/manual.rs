@@ -9,6 +9,9 @@ use crate::cli::exit::Failure;
 use crate::cli::line::{Grammar, explained};
 use crate::cli::session::VERSION;
 
+/// The page of all commands.
+const PROGRAM: &str = "pm2rs";
+
 /// What `examples` prints.
 pub const EXAMPLES: &str = "\
 Start
@@ -38,6 +41,19 @@ Keep
   pm2rs startup                             start it at boot
 ";
 
+/// What the page of `pm2rs` ends with, in roff.
+const FOR_PM2_USERS: &str = r#".SH "FOR USERS OF PM2"
+Called through a link named \fBpm2\fR, this program keeps its files where PM2 does: in \fBPM2_HOME\fR, or ~/.pm2.
+Absolute paths in the variables \fBPM2_LOG_FILE_PATH\fR, \fBPM2_PID_FILE_PATH\fR, \fBPM2_DUMP_FILE_PATH\fR,
+\fBPM2_DEFAULT_LOG_PATH\fR, \fBPM2_DEFAULT_PID_PATH\fR and \fBPM2_MODULE_CONF_FILE\fR move single files and folders
+of a private daemon out of it; the daemon reads them when it starts.
+.PP
+A program that loads PM2's npm library, as in require('pm2'), does not find the daemon of pm2rs: the library starts a
+daemon of PM2 in the same home and speaks with that one, whose list is empty. The apps of pm2rs are not touched by it, and
+pm2.pid is put right at the next change. What such a program starts is listed and stopped with PM2 alone; when it saves,
+its list replaces dump.pm2, and the one before is in dump.pm2.bak. Use \fBpm2rs jlist\fR or the bus instead.
+"#;
+
 /// Writes `pm2rs.1` and a page for each command into a folder.
 ///
 /// # Errors
@@ -47,7 +63,7 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
         |path: &Path, error: std::io::Error| Failure::error(format!("cannot write `{}`: {error}", path.display()));
     std::fs::create_dir_all(folder).map_err(|error| cannot(folder, error))?;
     let grammar = Grammar::command().version(VERSION);
-    let mut pages = vec![("pm2rs".to_owned(), grammar.clone())];
+    let mut pages = vec![(PROGRAM.to_owned(), grammar.clone())];
     for command in grammar.get_subcommands().filter(|command| !command.is_hide_set()) {
         let name = format!("pm2rs-{}", command.get_name());
         let page = explained(command.clone()).display_name(name.clone()).version(VERSION);
@@ -57,9 +73,10 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
         let path = folder.join(format!("{name}.1"));
         let mut text = Vec::new();
         Man::new(page)
-            .title(name)
+            .title(name.as_str())
             .source(concat!("pm2rs ", env!("CARGO_PKG_VERSION")))
             .render(&mut text)
+            .map(|()| text.extend_from_slice(if name == PROGRAM { FOR_PM2_USERS.as_bytes() } else { b"" }))
             .and_then(|()| std::fs::write(&path, &text))
             .map_err(|error| cannot(&path, error))?;
     }

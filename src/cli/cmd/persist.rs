@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::api::Client;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
+use crate::config::HomeFile;
 
 /// `save`: an empty list is not saved unless forced, and that is no error.
 ///
@@ -43,29 +44,37 @@ pub async fn clear(session: &Session) -> Result<(), Failure> {
 /// When what was saved does not start.
 pub async fn resurrect(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
+    session.console.info("Resurrecting");
+    if !restore(session, &client).await? {
+        session.console.error("No processes saved; DUMP file doesn't exist");
+    }
+    session.show_list(&client).await
+}
+
+/// Starts what was saved and is not in the list. False when nothing was saved.
+///
+/// # Errors
+/// When what was saved does not start.
+pub(super) async fn restore(session: &Session, client: &Client) -> Result<bool, Failure> {
     let console = &session.console;
-    console.info("Resurrecting");
-    let before: BTreeSet<u64> = session.rows(&client).await?.iter().map(|row| row.id).collect();
+    let before: BTreeSet<u64> = session.rows(client).await?.iter().map(|row| row.id).collect();
     let job = match client.manager().resurrect().await {
         Ok(job) => job,
-        Err(crate::api::Error::NotPossible(_)) => {
-            console.error("No processes saved; DUMP file doesn't exist");
-            return session.show_list(&client).await;
-        }
+        Err(crate::api::Error::NotPossible(_)) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
-    console.info(format!("Restoring processes located in {}", dump_file(&client).await?.display()));
-    let finished = session.finish(&client, "resurrect", &job).await;
-    for row in session.rows(&client).await?.iter().filter(|row| !before.contains(&row.id)) {
+    console.info(format!("Restoring processes located in {}", dump_file(client).await?.display()));
+    let finished = session.finish(client, "resurrect", &job).await;
+    for row in session.rows(client).await?.iter().filter(|row| !before.contains(&row.id)) {
         console.info(format!("Process {} restored", row.script));
     }
-    finished?;
-    session.show_list(&client).await
+    finished.map(|()| true)
 }
 
 /// Where the daemon keeps the saved list; the system's daemon has one for each user in that folder.
 async fn dump_file(client: &Client) -> Result<PathBuf, Failure> {
     let system = client.manager().mode().await? == "system";
     let home = client.manager().home().await?;
-    Ok(Path::new(&home).join(if system { "saved" } else { "dump.pm2" }))
+    let home = Path::new(&home);
+    Ok(if system { home.join("saved") } else { HomeFile::Dump.here(home) })
 }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::api::UpdateDict;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
+use crate::config::HomeFile;
 
 /// Keys that would reach into an object's prototype where a Node program reads the file.
 const REFUSED: [&str; 3] = ["__proto__", "constructor", "prototype"];
@@ -26,7 +27,7 @@ struct Store {
 
 impl Store {
     fn open(session: &Session) -> Result<Store, Failure> {
-        let path = session.choice.home.join("module_conf.json");
+        let path = HomeFile::Settings.here(&session.choice.home);
         let values = match fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text)
                 .map_err(|error| Failure::error(format!("cannot read `{}`: {error}", path.display())))?,
