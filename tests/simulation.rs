@@ -139,6 +139,11 @@ fn a_file_that_is_replaced_before_its_successor_is_whole_is_noticed() {
 }
 
 #[test]
+fn a_list_that_is_forgotten_by_a_shutdown_is_noticed() {
+    is_found(Flaw::ForgetsAtShutdown);
+}
+
+#[test]
 fn survivors_that_are_not_ended_before_their_apps_start_anew_are_noticed() {
     is_found(Flaw::SparesSurvivors);
 }

@@ -187,7 +187,7 @@ fn a_program_that_dies_at_once_is_followed_by_the_one_before() {
     for (times, end) in [(1, "kill -KILL $$"), (2, "exit 0")] {
         let daemon = installation.daemon();
         installation.install_script(&format!("case \"$*\" in *--check-*) exec {BINARY} \"$@\";; esac; {end}"));
-        let _ = installation.call("update").run();
+        installation.call("update").fails().mentions("the installed program died before it was ready");
         until("another daemon", || installation.daemon() != daemon);
         assert_eq!(identities(&installation.jlist()), before, "{}", installation.log());
         assert_eq!(installation.log().matches("did not get ready; the one before goes on").count(), times);

@@ -89,19 +89,25 @@ pub fn from_text(text: &str, file: &str) -> Result<Vec<SavedProcess>, ConfigErro
 /// # Errors
 /// When the folder cannot be written to.
 pub fn save(path: &Path, processes: &[SavedProcess]) -> Result<(), ConfigError> {
-    let failed = |error: std::io::Error| ConfigError::Dump {
-        file: path.display().to_string(),
-        message: format!("cannot write it: {error}"),
-    };
     let fresh = with_suffix(path, ".new");
     // A link or file that somebody else left there is not written through.
     let _ = fs::remove_file(&fresh);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).map_err(failed)?;
-    file.write_all(to_text(processes).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    if path.exists() {
-        fs::rename(path, with_suffix(path, ".bak")).map_err(failed)?;
-    }
-    fs::rename(&fresh, path).map_err(failed)
+    let put = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all(to_text(processes).as_bytes())?;
+        file.sync_all()?;
+        if path.exists() {
+            fs::rename(path, with_suffix(path, ".bak"))?;
+        }
+        fs::rename(&fresh, path)?;
+        // A rename is durable once its folder is (fsync(2)).
+        File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    };
+    put().map_err(|cause: std::io::Error| {
+        // Of no use, and where the disk is full it is in the way.
+        let _ = fs::remove_file(&fresh);
+        ConfigError::DumpWrite { file: path.display().to_string(), cause }
+    })
 }
 
 /// Reads a saved list, or its predecessor when it is damaged or gone; none when there is neither.

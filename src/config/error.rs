@@ -107,6 +107,14 @@ pub enum ConfigError {
         /// Why.
         message: String,
     },
+    /// A saved process list cannot be written.
+    #[error("cannot write the saved process list `{file}`: {cause}")]
+    DumpWrite {
+        /// Which file.
+        file: String,
+        /// Why.
+        cause: std::io::Error,
+    },
     /// A spec that came from elsewhere breaks a rule.
     #[error("invalid {key}: {problem}")]
     Spec {

@@ -16,6 +16,7 @@
 //! | `restore.rs`, `salvage.rs` | taking up what ran before; with the state file alone |
 //! | `leftovers.rs` | a stopped service whose daemon was dead leaves nothing behind |
 //! | `succession.rs`, `check.rs` | making way for another daemon while workers run on; whether it can take over |
+//! | `previous.rs` | the way back to the program of before, under systemd |
 //! | `panics.rs` | a panic is the end of the daemon, at once |
 //! | `triggers.rs` | cron, memory limits, watched files |
 //! | `saved_list.rs` | PM2's save and resurrect |
@@ -38,6 +39,7 @@ mod panics;
 mod paths;
 mod persist;
 mod pid_file;
+mod previous;
 mod probe;
 mod reports;
 mod requests;
@@ -168,7 +170,6 @@ impl Daemon {
             pid_file: pid_file::PidFile::new(paths.pid_file()),
             store,
             mode,
-            paths,
             owner,
             cpus,
             fleet: Fleet::default(),
@@ -191,7 +192,8 @@ impl Daemon {
             server: None,
             serving_problem: None,
             status: String::new(),
-            program: succession::own_program(),
+            program: previous::instead_of(&paths).unwrap_or_else(succession::own_program),
+            paths,
             succession: succession::Succession::default(),
             left: false,
             ending: false,
@@ -237,6 +239,9 @@ impl Daemon {
     fn clean_up(&self) {
         if self.left {
             return;
+        }
+        if self.can_go_back() {
+            drop(previous::let_go(&self.paths));
         }
         drop(std::fs::remove_file(self.paths.socket()));
         self.pid_file.remove();

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::facts::Fact;
 use super::handle::{Change, Request};
 use super::startup::Waiter;
-use super::{Daemon, Mode, now, present, scopes};
+use super::{Daemon, Mode, now, present, previous, scopes};
 use crate::core::{Event, Time};
 use crate::dbus;
 use crate::logs::{LogEvent, message_ids};
@@ -170,6 +170,13 @@ impl Daemon {
             Ok(server) => {
                 self.server = Some(server);
                 self.notify(Notice::Ready);
+                match previous::instead_of(&self.paths) {
+                    Some(installed) => {
+                        let program = installed.display();
+                        error!(%program, "the installed program did not get ready; the one before goes on");
+                    }
+                    None => self.trust_the_installed_program(),
+                }
                 info!(
                     MESSAGE_ID = message_ids::DAEMON_READY,
                     version = env!("CARGO_PKG_VERSION"),

@@ -16,7 +16,7 @@ use super::facts::Fact;
 use super::handle::{Caller, Reply};
 use super::requests::answer;
 use super::run::Inputs;
-use super::{Daemon, Mode, check, now};
+use super::{Daemon, Mode, check, now, previous};
 use crate::api::Error;
 use crate::core::Time;
 use crate::node::Pause;
@@ -148,8 +148,16 @@ impl Daemon {
         };
         self.succession = Succession::Asking;
         let (program, facts) = (self.program.clone(), self.facts.clone());
+        let way_back = self.can_go_back().then(|| self.paths.clone());
         tokio::spawn(async move {
             let result = check::ask(&program, question).await;
+            if result.is_ok()
+                && !previous::is_own(&program)
+                && let Some(paths) = way_back
+                && let Ok(Err(error)) = tokio::task::spawn_blocking(move || previous::keep(&paths)).await
+            {
+                warn!(%error, "cannot keep a copy of this program; there is no way back if the next one fails");
+            }
             drop(facts.send(Fact::Asked(reply, result)));
         });
     }
@@ -290,14 +298,39 @@ impl Daemon {
     fn execute(&self) -> anyhow::Result<()> {
         info!(program = %self.program.display(), "executing the installed program; workers run on");
         self.notify(Notice::Reloading);
+        self.prefer_this_program();
         let args: Vec<_> = std::env::args_os().collect();
         let execute = |program: &Path| {
             self.store.with_all(|fds| handover::execute(program, &args, fds, self.spawner.own_open_files()))
         };
         let error = execute(&self.program);
+        self.trust_the_installed_program();
         warn!(program = %self.program.display(), %error, "cannot execute it; going on with the program of before");
         let again = execute(Path::new(OURSELVES));
         bail!("cannot execute `{}`: {error}; nor `{OURSELVES}`: {again}", self.program.display())
+    }
+
+    /// Whether systemd can be had to start this program again in place of the installed one.
+    pub(super) fn can_go_back(&self) -> bool {
+        !matches!(self.mode, Mode::Private { .. }) && self.notifier.is_some()
+    }
+
+    fn prefer_this_program(&self) {
+        if self.can_go_back()
+            && !previous::is_own(&self.program)
+            && let Err(error) = previous::prefer(&self.paths, &self.program)
+        {
+            warn!(%error, "there is no way back to this program if the next one fails");
+        }
+    }
+
+    /// What runs here is the installed program, and works.
+    pub(super) fn trust_the_installed_program(&self) {
+        if self.can_go_back()
+            && let Err(error) = previous::let_go(&self.paths)
+        {
+            warn!(%error, "cannot remove the copy of the program of before");
+        }
     }
 
     async fn leave(&mut self) {

@@ -68,6 +68,29 @@ test_a_program_that_cannot_take_over_does_not_get_to() {
     same "$(identities)" "$before"
 }
 
+test_a_program_that_dies_before_it_is_ready_is_followed_by_the_one_before() {
+    local before
+    before=$(identities)
+    load_begins http://127.0.0.1:3000/
+    # It passes its check, serves the command line, and is no daemon.
+    inside bash -c 'mv /usr/bin/pm2rs /usr/bin/pm2rs.kept
+        printf "#!/bin/sh\n[ \"\$*\" != \"daemon --system\" ] || kill -KILL \$\$\nexec /usr/bin/pm2rs.kept \"\$@\"\n" >/usr/bin/pm2rs
+        chmod 755 /usr/bin/pm2rs'
+    denied inside systemctl reload pm2rs
+    same "$(identities)" "$before"
+    contains "$(inside journalctl -u pm2rs)" "the installed program did not get ready; the one before goes on"
+    kill_daemon KILL
+    same "$(identities)" "$before"
+    # A better one is welcome.
+    inside mv /usr/bin/pm2rs.kept /usr/bin/pm2rs
+    pm2rs --silent update
+    same "$(inside readlink "/proc/$(daemon)/exe")" /usr/bin/pm2rs
+    denied inside test -e /run/pm2rs/previous -o -e /var/lib/pm2rs/previous
+    same "$(identities)" "$before"
+    load_ends
+    nothing_failed
+}
+
 test_kills_at_any_moment_are_not_noticed() {
     local before
     before=$(identities)

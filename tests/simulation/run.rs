@@ -87,7 +87,8 @@ impl Run {
                 self.say("time passes");
             }
             930..965 => shell.fuse = Some(self.random.below(40)),
-            965..975 => self.die("the daemon is killed"),
+            965..971 => self.die("the daemon is killed"),
+            971..975 => self.shut_down()?,
             975..980 => self.reexecute()?,
             980..987 => {
                 self.kernel.disk.full = !self.kernel.disk.full;
@@ -181,7 +182,7 @@ impl Run {
         if let Some(next) = self.random.pick(&possible) {
             self.perform(next);
         }
-        Ok(())
+        self.end_if_over()
     }
 
     fn perform(&mut self, next: Next) {
@@ -192,8 +193,38 @@ impl Run {
         }
     }
 
+    /// The daemon is told to end everything and then itself, whatever is under way.
+    fn shut_down(&mut self) -> Result<(), String> {
+        let Some(shell) = self.shell.as_mut().filter(|shell| !shell.fleet.is_shutting_down()) else { return Ok(()) };
+        let job = shell.next_job();
+        let taken = shell.turn(&mut self.kernel, Event::ShutdownRequested { job });
+        self.say("the daemon is to end");
+        if taken.is_err() {
+            self.die("the daemon dies at it");
+        }
+        self.end_if_over()
+    }
+
+    fn end_if_over(&mut self) -> Result<(), String> {
+        let Some(shell) = self.shell.take_if(|shell| shell.over) else { return Ok(()) };
+        let left = self.kernel.processes.iter().find(|(_, process)| process.is_alive());
+        rule!(left.is_none(), "the daemon ends and leaves {left:?}");
+        if shell.end(&mut self.kernel, &self.asked, &mut self.random).is_err() {
+            self.die("the daemon dies while it ends");
+            return Ok(());
+        }
+        self.say("the daemon ends");
+        self.kernel.daemon_dies();
+        // A service manager lets go of what it kept when the service is stopped, not when it starts it again.
+        if !self.kept || self.random.once_in_1000(500) {
+            self.kernel.keeper_dies();
+        }
+        Ok(())
+    }
+
     /// A step of a world in which everybody behaves; false when nothing is left to happen.
     fn settle(&mut self) -> Result<bool, String> {
+        self.start_if_dead()?;
         if let Some(what) = self.kernel.step(&mut self.random) {
             self.say(what);
             return self.check().map(|()| true);
@@ -202,6 +233,7 @@ impl Run {
         let next = self.random.pick(&shell.possible(&self.kernel)).or_else(|| shell.next_timer());
         let Some(next) = next else { return Ok(false) };
         self.perform(next);
+        self.end_if_over()?;
         self.check().map(|()| true)
     }
 
@@ -215,7 +247,8 @@ impl Run {
 
     /// Another release takes over in the daemon's place, between two turns.
     fn reexecute(&mut self) -> Result<(), String> {
-        let ready = self.kept && self.shell.as_ref().is_some_and(|shell| !shell.is_starting_any());
+        let ready = self.kept
+            && self.shell.as_ref().is_some_and(|shell| !shell.is_starting_any() && !shell.fleet.is_shutting_down());
         if let Some(shell) = self.shell.take_if(|_| ready) {
             self.say("the daemon executes itself anew");
             self.kernel.store.state = Some(shell.state());
@@ -227,6 +260,10 @@ impl Run {
     /// A user asks for something about an app that nothing is being done about.
     fn request(&mut self) -> Result<(), String> {
         let (Some(shell), Some(name)) = (&mut self.shell, self.random.pick(&NAMES)) else { return Ok(()) };
+        if shell.fleet.is_shutting_down() {
+            // It is refused.
+            return Ok(());
+        }
         let app = shell.fleet.apps().find(|app| app.name() == name).map(|app| app.id);
         let (event, wish) = match (self.asked.0.get(name), app) {
             (None, None) => {

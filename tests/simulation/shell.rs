@@ -23,6 +23,7 @@ pub enum Flaw {
     KeepsLate,
     WritesInPlace,
     SparesSurvivors,
+    ForgetsAtShutdown,
 }
 
 /// The daemon is dead.
@@ -106,6 +107,8 @@ pub struct Shell {
     pub checks: std::cell::Cell<usize>,
     /// What callers are told once the turn is over.
     pub outcomes: Vec<(JobId, JobOutcome)>,
+    /// Everything has ended, and it is to end as well.
+    pub over: bool,
 }
 
 impl Shell {
@@ -125,6 +128,7 @@ impl Shell {
             last_job: 0,
             checks: std::cell::Cell::new(0),
             outcomes: Vec::new(),
+            over: false,
         }
     }
 
@@ -145,6 +149,8 @@ impl Shell {
     /// Takes up what is there. What was asked for is as of the file then, if it came from a file.
     pub fn start(kernel: &mut Kernel, flaw: Option<Flaw>, kept: bool, fuse: Option<usize>) -> Step<(Shell, From)> {
         let mut shell = Shell::new(flaw, kept, fuse, kernel.disk.written);
+        // What is left of a daemon that was about to end is not gone on with.
+        kernel.store.state.take_if(|kept| kept.fleet.is_shutting_down());
         if let Some(state) = kernel.store.state.clone() {
             let found = kernel.store.workers.clone();
             shell.take_over(kernel, &state, &found)?;
@@ -159,8 +165,11 @@ impl Shell {
         // What is damaged is set aside.
         disk.current = disk.current.take().filter(|file| file.whole);
         let file = disk.current.clone().or_else(|| disk.last.clone().filter(|file| file.whole));
-        let regained =
-            file.as_ref().filter(|_| nothing_kept).map(|file| shell.salvage(kernel, file)).unwrap_or_default();
+        let regained = file
+            .as_ref()
+            .filter(|file| nothing_kept && !file.kept.fleet.is_shutting_down())
+            .map(|file| shell.salvage(kernel, file))
+            .unwrap_or_default();
         shell.end_all_but(kernel, &regained)?;
         match &file {
             Some(file) if !regained.is_empty() => shell.take_over(kernel, &file.kept, &regained)?,
@@ -322,6 +331,7 @@ impl Shell {
             }
             Action::JobFinished { job, outcome } => self.outcomes.push((job, outcome)),
             Action::SaveState => (self.changed, self.dirty) = (true, true),
+            Action::Exit => self.over = true,
             _ => {}
         }
         Ok(())
@@ -458,6 +468,21 @@ impl Shell {
                 self.wish(kernel, worker, wish);
                 return self.after_turn(kernel);
             }
+        }
+        Ok(())
+    }
+
+    /// The last write, which is waited for, once everything has ended.
+    pub fn end(mut self, kernel: &mut Kernel, asked: &Asked, random: &mut Random) -> Step {
+        (self.dirty, self.changed) = (true, false);
+        if self.has(Flaw::ForgetsAtShutdown) {
+            self.fleet = Fleet::default();
+        }
+        while self.dirty || self.writing.is_some() {
+            if kernel.disk.full && self.writing.is_some() {
+                break;
+            }
+            self.go_on(kernel, Next::Write, asked, random)?;
         }
         Ok(())
     }

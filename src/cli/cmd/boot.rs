@@ -211,9 +211,11 @@ fn install_user_unit(session: &Session) -> Result<(), Failure> {
     write(session, &path, &user_unit(&program))
 }
 
-/// The packaged unit, for the program at this path.
+/// The packaged unit, for the program at this path: by it alone, which the shell might not understand as it is.
 fn user_unit(program: &Path) -> String {
-    USER_UNIT.replace("ExecStart=/usr/bin/pm2rs ", &format!("ExecStart={} ", quoted(program)))
+    let start = format!("ExecStart={} daemon --user", quoted(program));
+    let line = |line: &str| if line.starts_with("ExecStart=") { start.clone() + "\n" } else { format!("{line}\n") };
+    USER_UNIT.lines().map(line).collect()
 }
 
 fn run(session: &Session, program: &str, args: &[&str]) -> Result<(), Failure> {

@@ -1,5 +1,8 @@
 //! Commands about the daemon itself: kill, ping, update.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::persist::restore;
@@ -7,6 +10,9 @@ use crate::api;
 use crate::cli::exit::Failure;
 use crate::cli::render::inspect::inspect;
 use crate::cli::session::Session;
+
+/// Between two looks whether the daemon is still there.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// `kill`: where no daemon runs there is nothing to do, and none is started for it.
 ///
@@ -61,9 +67,27 @@ pub async fn ping(session: &Session) -> Result<(), Failure> {
 /// When the daemon cannot, or what was saved does not start.
 pub async fn update(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
+    let before = client.manager().pid().await?;
+    let process = PathBuf::from(format!("/proc/{before}"));
+    // Not from another pid namespace.
+    let is_seen = process.exists();
+    let ended = async {
+        while process.exists() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
     client.manager().reexecute().await?;
     session.console.info("Updating the daemon; apps go on meanwhile");
-    let client = session.choice.back().await?;
+    let client = tokio::select! {
+        client = session.choice.back() => Some(client?),
+        // Not waited for longer: systemd, for which this may be an `ExecReload=`, starts no other before it has ended.
+        () = ended, if is_seen => None,
+    };
+    // It is the same process that executes the installed program.
+    let client = match client {
+        Some(client) if client.manager().pid().await? == before => client,
+        _ => return Err(Failure::error("the installed program died before it was ready; apps go on")),
+    };
     if session.rows(&client).await?.is_empty() {
         restore(session, &client).await?;
     }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::succession::own_program;
-use super::{Mode, Paths, keeping};
+use super::{Mode, Paths, keeping, previous};
 use crate::sys::handover;
 use crate::sys::inbox::{self, Inbox};
 use crate::sys::notify::{self, Notifier, Passed};
@@ -344,7 +344,7 @@ impl Keeper {
     fn start(&mut self) -> anyhow::Result<()> {
         let (mut fds, names) = inbox::listed(self.sockets.iter().chain(self.inbox.kept()))?;
         // During an upgrade there may be no such file for a moment.
-        let installed = renewal::file(&self.program).filter(|file| Some(*file) != self.distrusted);
+        let installed = previous::file(&self.program).filter(|file| Some(*file) != self.distrusted);
         let program = if installed.is_some() { &self.program } else { Path::new("/proc/self/exe") };
         let mut spawn = Spawn::new(program, std::env::args_os().skip(1));
         spawn.env = environment(self.inbox.path());
@@ -392,7 +392,7 @@ impl Keeper {
         }
         if failed {
             error!(program = %self.program.display(), "the installed program did not get ready; the one before goes on");
-            self.distrusted = renewal::file(&self.program);
+            self.distrusted = previous::file(&self.program);
         }
         let pid = daemon.child.pid;
         if self.ending {

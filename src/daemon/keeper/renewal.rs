@@ -3,10 +3,9 @@
 //! Owns what one program tells the next, and the question whether it would understand that. Whatever is in the way, the
 //! program of before goes on: a keeper is needed more than a new one.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::{Daemon, Keeper, Lives, Paths};
+use crate::daemon::previous::is_own;
 use crate::sys::handover::{self, Handover};
 use crate::sys::inbox::Inbox;
 use crate::sys::memfd;
@@ -152,16 +152,6 @@ impl Keeper {
         let error = handover::execute(&self.program, &args, &fds, self.limit.map(|limit| limit.soft));
         Err(error).context("cannot execute it")
     }
-}
-
-/// Which file this is, by device and inode; `None` when there is none.
-pub(super) fn file(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok()
-}
-
-/// Whether it is the program that runs here.
-fn is_own(program: &Path) -> bool {
-    file(program) == file(Path::new("/proc/self/exe"))
 }
 
 /// Has the program say whether it could go on with this.
