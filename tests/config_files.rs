@@ -409,7 +409,7 @@ fn an_interpreter_that_is_missing_is_named() {
     ]);
     let apps = project.load("a.json").unwrap().apps;
     let message = resolve_entry(&apps[0], &CliOverrides::default(), &project.caller).unwrap_err().to_string();
-    assert!(message.starts_with("Interpreter no-such-thing is not available in PATH"), "{message}");
+    assert!(message.starts_with("Interpreter no-such-thing is NOT AVAILABLE in PATH"), "{message}");
     assert!(message.ends_with("(app `api` of `a.json`)"), "{message}");
 }
 

@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt;
 use super::console::Console;
 use super::exit::Failure;
 use super::options::Options;
+use super::pm2_daemon::Pm2Daemon;
 use crate::api::{Client, ConnectError, names};
 use crate::config::HomeFile;
 
@@ -183,6 +184,13 @@ impl Choice {
     }
 
     async fn start(&self, console: &Console) -> Result<Client, Failure> {
+        // Its apps go on, and whoever calls this program by PM2's name takes them for lost.
+        if let Ok(Some(pm2)) = Pm2Daemon::of(&self.home) {
+            let (pid, home) = (pm2.pid(), self.home.display());
+            console.notice(format!(
+                "[PM2][WARN] PM2's own daemon (process {pid}) runs in {home}, too; `pm2 migrate` takes its apps over"
+            ));
+        }
         console.notice(format!("[PM2] Spawning PM2 daemon with pm2_home={}", self.home.display()));
         let client = match self.spawn().await {
             Ok(()) => private(&self.private_socket()).await?,

@@ -16,6 +16,7 @@ mod console;
 mod exit;
 mod line;
 mod options;
+mod pm2_daemon;
 mod progress;
 mod records;
 mod render;

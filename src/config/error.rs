@@ -81,7 +81,7 @@ pub enum ConfigError {
     #[error("Script not found: {}", .0.display())]
     ScriptNotFound(PathBuf),
     /// What is to run the script is not there.
-    #[error("Interpreter {interpreter} is not available in PATH (type `which {interpreter}` to check){place}")]
+    #[error("Interpreter {interpreter} is NOT AVAILABLE in PATH. (type 'which {interpreter}' to double check.){place}")]
     NoInterpreter {
         /// Which.
         interpreter: String,

@@ -15,7 +15,7 @@ done
 refuses 'Script not found' pm2 start nowhere.js
 refuses 'Script not found' pm2 start nowhere
 refuses '7' pm2 start 7
-refuses 'Interpreter nowhere is not available in PATH' pm2 start app.js --interpreter nowhere
+refuses 'Interpreter nowhere is NOT AVAILABLE in PATH' pm2 start app.js --interpreter nowhere
 refuses 'cron' pm2 start app.js --cron-restart bad
 refuses 'max_memory_restart' pm2 start app.js --max-memory-restart 10Z
 refuses 'File nowhere.json not found' pm2 startOrRestart nowhere.json

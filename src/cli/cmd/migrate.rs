@@ -5,23 +5,17 @@
 //! of PM2's is removed: `pm2 resurrect` is the way back.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::start;
 use crate::cli::args::MigrateArgs;
 use crate::cli::exit::Failure;
+use crate::cli::pm2_daemon::Pm2Daemon;
 use crate::cli::session::Session;
 use crate::config::{self, dump};
 use crate::core::{AppSpec, ExecMode};
 
-/// PM2 stops its apps one after the other, each with its own time; when this is over it is not coming to an end.
-const END_DEADLINE: Duration = Duration::from_secs(300);
 /// Where PM2's `startup` puts its unit.
 const UNITS: &str = "/etc/systemd/system";
 
@@ -33,7 +27,7 @@ pub async fn migrate(session: &Session, args: &MigrateArgs) -> Result<(), Failur
     let pm2 = Pm2::find(session, args)?;
     let (console, home) = (&session.console, pm2.home.display());
     match &pm2.daemon {
-        Some(daemon) => console.info(format!("PM2 runs in {home} (process {})", daemon.pid.as_raw_nonzero())),
+        Some(daemon) => console.info(format!("PM2 runs in {home} (process {})", daemon.pid())),
         None => console.info(format!("PM2 does not run in {home}; its saved list is taken")),
     }
     let mut apps = pm2.apps()?;
@@ -71,19 +65,13 @@ pub async fn migrate(session: &Session, args: &MigrateArgs) -> Result<(), Failur
 /// What there is of PM2.
 struct Pm2 {
     home: PathBuf,
-    daemon: Option<Daemon>,
+    daemon: Option<Pm2Daemon>,
     /// Names of the units that start it at boot.
     units: Vec<String>,
     /// Modules it has, which are not taken over.
     modules: Vec<String>,
     /// Whose apps they are to be, where that is somebody else than who asks.
     user: Option<String>,
-}
-
-/// PM2's daemon, held so that no other process can be taken for it.
-struct Daemon {
-    pid: Pid,
-    pidfd: std::os::fd::OwnedFd,
 }
 
 impl Pm2 {
@@ -95,7 +83,7 @@ impl Pm2 {
         };
         let home = args.folder.as_ref().map(|folder| caller.cwd.join(folder)).or_else(usual);
         let home = home.ok_or_else(|| Failure::error("there is no home folder; say where PM2's is"))?;
-        let daemon = Daemon::of(&home)?;
+        let daemon = Pm2Daemon::of(&home)?;
         if daemon.is_none() && !home.join("dump.pm2").exists() {
             let home = home.display();
             return Err(Failure::error(format!("there is nothing of PM2's in `{home}`: no daemon and no saved list")));
@@ -116,44 +104,6 @@ impl Pm2 {
             ..app.spec
         });
         Ok(apps.collect())
-    }
-}
-
-impl Daemon {
-    /// The daemon of a home, by its pid file. Its title is looked at with its descriptor in hand: the pid may be another
-    /// process's by now.
-    fn of(home: &Path) -> Result<Option<Daemon>, Failure> {
-        let pid = fs::read_to_string(home.join("pm2.pid")).ok().and_then(|text| text.trim().parse::<i32>().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else { return Ok(None) };
-        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => pidfd,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            Err(error) => return Err(Failure::error(format!("cannot watch PM2's daemon: {}", io::Error::from(error)))),
-        };
-        let title = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        let title = String::from_utf8_lossy(&title);
-        let is_pm2 = title.starts_with("PM2 ") && title.contains("God Daemon") || title.contains("/lib/Daemon.js");
-        Ok(is_pm2.then_some(Daemon { pid, pidfd }))
-    }
-
-    /// Has it write its list and end, and waits until it has.
-    fn end(&self) -> Result<(), Failure> {
-        pidfd_send_signal(&self.pidfd, Signal::TERM)
-            .map_err(|error| Failure::error(format!("cannot stop PM2's daemon: {}", io::Error::from(error))))?;
-        let deadline = std::time::Instant::now() + END_DEADLINE;
-        loop {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            let timeout = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: 0 };
-            // A pidfd is readable once its process has ended (pidfd_open(2)).
-            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Err(Failure::error("PM2's daemon does not end; nothing was taken over")),
-                Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    return Err(Failure::error(format!("cannot wait for PM2's end: {}", io::Error::from(error))));
-                }
-            }
-        }
     }
 }
 
@@ -258,16 +208,6 @@ fn changes(app: &AppSpec) -> Vec<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn only_pm2s_daemon_is_taken_for_it() {
-        let home = tempfile::tempdir().unwrap();
-        assert!(Daemon::of(home.path()).unwrap().is_none());
-        fs::write(home.path().join("pm2.pid"), std::process::id().to_string()).unwrap();
-        assert!(Daemon::of(home.path()).unwrap().is_none(), "this test is not PM2");
-        fs::write(home.path().join("pm2.pid"), "nonsense").unwrap();
-        assert!(Daemon::of(home.path()).unwrap().is_none());
-    }
 
     #[test]
     fn what_changes_is_told() {
