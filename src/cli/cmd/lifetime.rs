@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub async fn kill(session: &Session) -> Result<(), Failure> {
     let console = &session.console;
     let Some(client) = session.choice.find().await? else {
-        console.warn("No process found");
+        console.warn_aside("No process found");
         console.info("[v] All Applications Stopped");
         console.info("[v] PM2 Daemon Stopped");
         return Ok(());
@@ -29,7 +29,7 @@ pub async fn kill(session: &Session) -> Result<(), Failure> {
     let rows = session.rows(&client).await?;
     let ids: Vec<u64> = rows.iter().map(|row| row.id).collect();
     if rows.is_empty() {
-        console.warn("No process found");
+        console.warn_aside("No process found");
     } else {
         console.info(format!("Applying action deleteProcessId on app [all](ids: {})", inspect(&json!(ids))));
     }
