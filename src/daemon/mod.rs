@@ -233,7 +233,8 @@ impl Daemon {
         let saved = persist::Saved::new(self.boot_id.clone(), fleet, self.workers.saved(), self.jobs.last());
         let reported = self.reported.iter().map(|(id, all)| (*id, all.clone())).collect();
         let lost_lines = self.losses.iter().map(|(id, loss)| (*id, loss.lines)).collect();
-        persist::Saved { reported, jobs: self.jobs.all().cloned().collect(), lost_lines, ..saved }
+        let jobs = self.jobs.all().cloned().collect();
+        persist::Saved { reported, jobs, lost_lines, scheduled: self.restart_triggers.scheduled(), ..saved }
     }
 
     fn clean_up(&self) {

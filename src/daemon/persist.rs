@@ -52,6 +52,9 @@ pub struct Saved {
     /// Log lines that each process has lost so far.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost_lines: BTreeMap<ProcessId, u64>,
+    /// When each process with a `cron_restart` is restarted by it next.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scheduled: BTreeMap<ProcessId, Time>,
     /// On disk alone: what a daemon needs for which nothing else was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remains: Option<Remains>,
@@ -287,6 +290,7 @@ impl Saved {
             reported: BTreeMap::new(),
             jobs: Vec::new(),
             lost_lines: BTreeMap::new(),
+            scheduled: BTreeMap::new(),
             remains: None,
         }
     }

@@ -28,6 +28,7 @@ impl Daemon {
             self.make_logs_known(process);
             self.follow(process);
         }
+        self.restart_triggers.go_on_with(&saved.scheduled);
         let workers: Vec<WorkerId> = self.fleet.workers().map(|worker| worker.id).collect();
         let mut events: VecDeque<Event> = workers.iter().filter_map(|worker| self.adopt(*worker)).collect();
         info!(

@@ -297,7 +297,11 @@ impl Daemon {
 
     fn execute(&self) -> anyhow::Result<()> {
         info!(program = %self.program.display(), "executing the installed program; workers run on");
-        self.notify(Notice::Reloading);
+        if matches!(self.mode, Mode::Private { .. }) {
+            // For a keeper. systemd would wait for the end of a reload of its own though the daemon has died in it, until the
+            // watchdog's time is over; it waits for `update` anyway, which knows when it is over.
+            self.notify(Notice::Reloading);
+        }
         self.prefer_this_program();
         let args: Vec<_> = std::env::args_os().collect();
         let execute = |program: &Path| {

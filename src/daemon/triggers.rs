@@ -72,6 +72,18 @@ impl Triggers {
         }
     }
 
+    /// When each process is restarted by its pattern next.
+    pub(super) fn scheduled(&self) -> BTreeMap<ProcessId, Time> {
+        self.cron.iter().map(|(process, (_, _, at))| (*process, *at)).collect()
+    }
+
+    /// What came due while no daemon was there is made up for, once.
+    pub(super) fn go_on_with(&mut self, scheduled: &BTreeMap<ProcessId, Time>) {
+        for (process, (_, _, at)) in &mut self.cron {
+            *at = scheduled.get(process).map_or(*at, |before| *before.min(at));
+        }
+    }
+
     pub(super) fn forget_process(&mut self, process: ProcessId) {
         self.cron.remove(&process);
     }
@@ -312,6 +324,23 @@ mod tests {
         assert!(!filter.wants(Path::new("/srv/app/.git/index")));
         assert!(!filter.wants(Path::new("/srv/app/node_modules/x/index.js")));
         assert!(!filter.wants(Path::new("/srv/app/lib/.a.js.swp")));
+    }
+
+    #[test]
+    fn a_restart_that_came_due_meanwhile_is_made_up_for() {
+        let mut before = Triggers::default();
+        let (yearly, often, other) = (ProcessId(1), ProcessId(2), ProcessId(3));
+        before.follow_cron(yearly, Some("0 3 1 1 *"));
+        let mut after = Triggers::default();
+        for (process, pattern) in [(yearly, "0 3 1 1 *"), (often, "* * * * * *"), (other, "0 3 * * *")] {
+            after.follow_cron(process, Some(pattern));
+        }
+        let own = after.scheduled();
+        after.go_on_with(&before.scheduled());
+        assert_eq!(after.scheduled()[&yearly], own[&yearly].min(before.scheduled()[&yearly]));
+        after.go_on_with(&BTreeMap::from([(yearly, Time(5)), (often, Time(u64::MAX)), (ProcessId(9), Time(1))]));
+        assert_eq!(after.scheduled(), BTreeMap::from([(yearly, Time(5)), (often, own[&often]), (other, own[&other])]));
+        assert_eq!(after.next(), Some(Time(5)));
     }
 
     #[test]

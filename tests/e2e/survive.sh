@@ -78,7 +78,7 @@ test_a_program_that_dies_before_it_is_ready_is_followed_by_the_one_before() {
         chmod 755 /usr/bin/pm2rs'
     denied inside systemctl reload pm2rs
     same "$(identities)" "$before"
-    contains "$(inside journalctl -u pm2rs)" "the installed program did not get ready; the one before goes on"
+    contains "$(inside journalctl -u pm2rs -p err)" "the installed program did not get ready; the one before goes on"
     kill_daemon KILL
     same "$(identities)" "$before"
     # A better one is welcome.
