@@ -49,7 +49,6 @@ fn effects() -> Vec<(&'static str, Value, &'static str, Value)> {
     vec![
         ("script", json!("one.js"), "/script", json!("~/one.js")),
         ("name", json!("x y"), "/name", json!("x y")),
-        ("name_prefix", json!("shop"), "/name", json!("shop:index")),
         ("namespace", json!("shop"), "/namespace", json!("shop")),
         ("cwd", json!("."), "/cwd", json!("~")),
         ("args", json!("-a 'b c'"), "/args", json!(["-a", "b c"])),
@@ -79,6 +78,9 @@ fn effects() -> Vec<(&'static str, Value, &'static str, Value)> {
         ("log_date_format", json!("HH:mm"), "/log/log_date_format", json!("HH:mm")),
         ("time", json!(true), "/log/log_date_format", json!("YYYY-MM-DDTHH:mm:ss")),
         ("merge_logs", json!(false), "/log/merge_logs", json!(false)),
+        ("instances", json!("max"), "/log/merge_logs", json!(true)),
+        ("instances", json!(2), "/log/merge_logs", json!(false)),
+        ("exec_mode", json!("cluster"), "/log/merge_logs", json!(false)),
         ("env", json!({ "A": "1" }), "/env/A", json!("1")),
         ("env", json!({ "A": { "b": [1] } }), "/env/A", json!("{\"b\":[1]}")),
         ("env", json!({ "A": 1.5 }), "/unquoted_env", json!(["A"])),

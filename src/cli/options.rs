@@ -231,6 +231,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// How many processes are acted on at a time, if that was said: typed, or by PM2's variable.
+    pub fn at_a_time(&self) -> Option<u32> {
+        self.parallel.or_else(|| std::env::var("PM2_CONCURRENT_ACTIONS").ok()?.parse().ok())
+    }
+
     /// The options of an app, for `config` to read.
     #[must_use]
     pub fn overrides(&self) -> CliOverrides {

@@ -288,6 +288,8 @@ fn import(entry: &Map<String, Value>, env: BTreeMap<String, String>) -> Result<A
         let one = Map::from_iter([(key.clone(), value.clone())]);
         checked.extend(keys::canonicalise(&one).map(|canonical| canonical.keys).unwrap_or_default());
     }
+    // Without a word about it PM2 has numbered them.
+    checked.entry("merge_logs").or_insert(Value::Bool(false));
     let caller =
         CallerContext { username: text("username").unwrap_or_default().to_owned(), ..CallerContext::default() };
     let resolver = Resolver { keys: &checked, place: &Place::default(), caller: &caller, warnings: Vec::new() };

@@ -56,7 +56,6 @@ const DAY: u64 = 86_400_000;
 pub static KEYS: &[Key] = &[
     key("script", &["exec", "cmd", "command"], Kind::Text, "file, program in PATH or shell line to run"),
     key("name", &[], Kind::Text, "name of the app; the script's without its extension if not given"),
-    key("name_prefix", &[], Kind::Text, "put before the name, with a colon"),
     key("namespace", &[], Kind::Text, "group of apps"),
     key("cwd", &[], Kind::Text, "folder to run in; relative paths resolve against it"),
     key("args", &[], Kind::Words, "arguments of the script"),
@@ -120,6 +119,7 @@ pub static KEYS: &[Key] = &[
     key("watch_reload", &[], Kind::Bool, "on a change reload rather than restart"),
     key("watch_ext", &[], Kind::Words, "watch only files with these extensions"),
     // What PM2 knows and nothing here needs.
+    kept("name_prefix", &[]),
     kept("kill_retry_time", &[]),
     kept("vizion", &[]),
     kept("pmx", &[]),

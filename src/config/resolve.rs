@@ -207,7 +207,7 @@ impl<'a> Resolver<'a> {
             uid: self.text("uid").map(str::to_owned),
             gid: self.text("gid").map(str::to_owned),
             watch: self.watch(&cwd),
-            log: self.log(&name, &cwd, exec_mode),
+            log: self.log(&name, &cwd),
             pid_file: Some(match self.text("pid_file") {
                 Some(given) => paths::resolve(&cwd, given, &self.caller.env),
                 None => self.caller.pid_dir.join(format!("{}.pid", paths::file_name(&name))),
@@ -290,11 +290,8 @@ impl<'a> Resolver<'a> {
     }
 
     fn name(&self, script: &str, env_name: Option<&str>) -> String {
-        let mut name =
+        let name =
             self.text("name").filter(|name| !name.is_empty()).map_or_else(|| default_name(script), str::to_owned);
-        if let Some(prefix) = self.text("name_prefix") {
-            name = format!("{prefix}:{name}");
-        }
         match env_name {
             Some(env_name) if self.flag("append_env_to_name", false) => format!("{name}-{env_name}"),
             _ => name,
@@ -342,7 +339,7 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    fn log(&self, name: &str, cwd: &Path, mode: ExecMode) -> LogSpec {
+    fn log(&self, name: &str, cwd: &Path) -> LogSpec {
         let env = &self.caller.env;
         let default = |kind: &str| Some(self.caller.log_dir.join(format!("{}{kind}.log", paths::file_name(name))));
         let given = |key: &str, kind: &str| match self.text(key) {
@@ -365,8 +362,7 @@ impl<'a> Resolver<'a> {
             out_file: given("out_file", "-out"),
             error_file: given("error_file", "-error"),
             log_file,
-            // One process has no need of a number in its file's name.
-            merge_logs: self.flag("merge_logs", mode == ExecMode::Fork && !self.keys.contains_key("instances")),
+            merge_logs: self.flag("merge_logs", self.one_log_file()),
             disable_logs: self.flag("disable_logs", false),
             // PM2 knows one word here and takes any other for none.
             log_type: if self.text("log_type") == Some("json") { LogType::Json } else { LogType::Raw },
@@ -381,11 +377,25 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    /// Whether all processes write into one file where nothing else is said. One process has no need of a number in its
+    /// file's name; PM2 takes `max` for one, unless cluster mode is asked for in so many words.
+    fn one_log_file(&self) -> bool {
+        let counted = self.keys.get("instances").and_then(Value::as_i64).is_some_and(|count| count != 0);
+        !counted && self.wanted_mode() != Some(ExecMode::Cluster)
+    }
+
     /// What `jlist` shows as it was given: keys without effect here, other environments, and keys whose value in the spec
     /// is not the one given.
     fn extra(&self) -> std::collections::BTreeMap<String, Value> {
-        const SHOWN_AS_GIVEN: &[&str] =
-            &["watch", "time", "port", "append_env_to_name", "watch_options", "name_prefix", "source_map_support"];
+        const SHOWN_AS_GIVEN: &[&str] = &[
+            "watch",
+            "time",
+            "port",
+            "append_env_to_name",
+            "watch_options",
+            "source_map_support",
+            "disable_source_map_support",
+        ];
         let shown = |key: &str| {
             SHOWN_AS_GIVEN.contains(&key)
                 || keys::is_named_env(key)

@@ -30,6 +30,7 @@ mod replace;
 mod restart;
 mod restore;
 mod scale;
+mod settings;
 mod spec;
 mod start;
 mod stop;

@@ -408,7 +408,8 @@ impl Fleet {
             app: row.app,
             instance: row.instance,
             spec: app.spec_of(release).clone(),
-            restarts: row.restarts,
+            // A newcomer beside a worker that still serves counts when it takes its place.
+            restarts: row.restarts.saturating_add(u32::from(row.current.is_some())),
         };
         let worker = Worker {
             id,

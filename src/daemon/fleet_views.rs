@@ -49,6 +49,7 @@ impl Daemon {
             let live = process.current.and_then(|worker| Some((worker, self.workers.get(worker)?)));
             let usage =
                 live.map(|(worker, live)| self.sampler.look(worker, live.pid, live.start_time)).unwrap_or_default();
+            let identity = live.map(|(_, live)| &live.identity);
             let extras = Extras {
                 pid,
                 usage,
@@ -58,6 +59,8 @@ impl Daemon {
                 instances: self.fleet.processes_of(app.id).count(),
                 unique_id: self.spawner.unique_id(app.id),
                 paths: log_paths(spec, process.id),
+                account: identity.map(|identity| (identity.uid, identity.gid)),
+                home: identity.filter(|_| spec.uid.is_some()).map(|identity| identity.home.as_path()),
             };
             entries.push(views::jlist_entry(app, process, spec, &extras));
         }

@@ -195,8 +195,14 @@ impl Spawner {
         let paths = log_paths(spec, order.process);
         let as_path = |path: &Option<String>| path.as_ref().map(PathBuf::from);
         let (out, err, pid) = (as_path(&paths.out), as_path(&paths.err), as_path(&paths.pid));
-        let account =
-            Account { name: identity.name.clone(), home: identity.home.clone(), shell: identity.shell.clone() };
+        let both = as_path(&paths.both);
+        let account = Account {
+            name: identity.name.clone(),
+            uid: identity.uid,
+            gid: identity.gid,
+            home: identity.home.clone(),
+            shell: identity.shell.clone(),
+        };
         let foreign = spec.env.get("USER").is_none_or(|user| *user != identity.name);
         let context = LaunchContext {
             pm2_home: &self.home,
@@ -204,6 +210,7 @@ impl Spawner {
             channel_fd: Some(channel_number),
             out_log: out.as_deref(),
             error_log: err.as_deref(),
+            combined_log: both.as_deref(),
             pid_file: pid.as_deref(),
             created_at,
             now: present().wall,

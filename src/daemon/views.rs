@@ -82,6 +82,10 @@ pub struct Extras<'a> {
     pub unique_id: String,
     /// Resolved paths of the log and pid files.
     pub paths: LogPaths,
+    /// Numbers of the user and group that its worker runs as.
+    pub account: Option<(u32, u32)>,
+    /// That user's home folder, where it is not the one of the caller's environment.
+    pub home: Option<&'a Path>,
 }
 
 /// Resolved paths of one process's files.
@@ -120,6 +124,12 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     let mut environment: Map<String, Value> =
         spec.env.iter().map(|(key, value)| (key.clone(), variable(spec, key, value))).collect();
     environment.insert("PM2_USAGE".to_owned(), json!("CLI"));
+    if spec.source_file.is_some() {
+        environment.insert("PM2_JSON_PROCESSING".to_owned(), json!("true"));
+    }
+    if let Some(home) = extras.home {
+        environment.insert("HOME".to_owned(), json!(home));
+    }
     environment.insert("unique_id".to_owned(), json!(extras.unique_id));
     // Settings of modules of the app's name would be in this variable of PM2's; scripts count names.
     let settings = if spec.source_file.is_some() { json!("{}") } else { json!({}) };
@@ -152,9 +162,6 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     if extras.paths.pid.is_some() {
         put("pm_pid_path", path(&extras.paths.pid));
     }
-    if spec.log.merge_logs {
-        put("merge_logs", json!(true));
-    }
     put("autostart", json!(spec.autostart));
     put("autorestart", json!(spec.autorestart));
     put("treekill", json!(spec.treekill));
@@ -163,7 +170,11 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     for key in ["vizion", "pmx", "automation", "windowsHide"] {
         put(key, json!(true));
     }
-    optional_settings(&mut all, spec);
+    all.extend(spec.settings());
+    if let Some((uid, gid)) = extras.account.filter(|_| spec.uid.is_some()) {
+        all.insert("uid".to_owned(), json!(uid));
+        all.insert("gid".to_owned(), json!(gid));
+    }
 
     let mut put = |key: &str, value: Value| {
         all.insert(key.to_owned(), value);
@@ -171,7 +182,8 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     put("username", json!(spec.username));
     put("version", json!(spec.version.as_deref().unwrap_or("N/A")));
     put("status", json!(process.pm2_status()));
-    put("pm_uptime", json!(process.started_at.unwrap_or(0)));
+    // Scripts take it from the present; nothing that never ran has been up since 1970.
+    put("pm_uptime", json!(process.started_at.unwrap_or(process.created_at)));
     put("created_at", json!(process.created_at));
     put("restart_time", json!(process.restarts));
     put("unstable_restarts", json!(process.unstable_restarts()));
@@ -224,24 +236,14 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
     put("vizion_running", json!(false));
     put("km_link", json!(false));
     put("env", Value::Object(environment));
-    for (key, value) in &spec.extra {
-        all.insert(key.clone(), value.clone());
-    }
-    // A stopped process is not watched; PM2 says so, too.
-    let watch = match &spec.watch {
-        Some(_) if process.desired == Desired::Stopped => json!(false),
-        Some(watch) => match spec.extra.get("watch") {
-            Some(given) => given.clone(),
-            None if watch.paths.is_empty() => json!(true),
-            None => json!(watch.paths),
-        },
-        None => json!(false),
-    };
-    // Of what a file does not say PM2 shows nothing; options that were not typed have their defaults.
+    all.extend(spec.given().map(|(key, value)| (key.to_owned(), value)));
+    // Options that were not typed have their defaults.
     if spec.source_file.is_none() {
         all.entry("filter_env").or_insert_with(|| json!([]));
     }
-    if spec.source_file.is_none() || spec.watch.is_some() {
+    // A stopped process is not watched; PM2 says so, too.
+    let stopped = spec.watch.is_some() && process.desired == Desired::Stopped;
+    if let Some(watch) = if stopped { Some(json!(false)) } else { spec.watch_as_given() } {
         all.insert("watch".to_owned(), watch);
     }
     all
@@ -258,41 +260,6 @@ fn number(n: f64) -> Value {
 fn variable(spec: &AppSpec, name: &str, value: &str) -> Value {
     let literal = spec.unquoted_env.iter().any(|unquoted| unquoted == name).then(|| serde_json::from_str(value).ok());
     literal.flatten().unwrap_or_else(|| json!(value))
-}
-
-/// Settings that jlist shows only where they were made.
-fn optional_settings(all: &mut Map<String, Value>, spec: &AppSpec) {
-    let usual = AppSpec::default();
-    let mut put_if = |differs: bool, key: &str, value: Value| {
-        if differs {
-            all.insert(key.to_owned(), value);
-        }
-    };
-    put_if(spec.max_memory_restart.is_some(), "max_memory_restart", json!(spec.max_memory_restart));
-    put_if(spec.cron_restart.is_some(), "cron_restart", json!(spec.cron_restart));
-    put_if(spec.kill_timeout != usual.kill_timeout, "kill_timeout", json!(spec.kill_timeout));
-    put_if(spec.listen_timeout != usual.listen_timeout, "listen_timeout", json!(spec.listen_timeout));
-    put_if(spec.wait_ready, "wait_ready", json!(true));
-    put_if(spec.restart_delay != 0, "restart_delay", json!(spec.restart_delay));
-    put_if(spec.exp_backoff_restart_delay != 0, "exp_backoff_restart_delay", json!(spec.exp_backoff_restart_delay));
-    put_if(spec.min_uptime != usual.min_uptime, "min_uptime", json!(spec.min_uptime));
-    put_if(spec.max_restarts != usual.max_restarts, "max_restarts", json!(spec.max_restarts));
-    put_if(!spec.stop_exit_codes.is_empty(), "stop_exit_codes", json!(spec.stop_exit_codes));
-    put_if(spec.shutdown_with_message, "shutdown_with_message", json!(true));
-    put_if(spec.log.log_date_format.is_some(), "log_date_format", json!(spec.log.log_date_format));
-    put_if(spec.log.log_type != usual.log.log_type, "log_type", json!(spec.log.log_type));
-    put_if(spec.log.disable_logs, "disable_logs", json!(true));
-    put_if(spec.increment_var.is_some(), "increment_var", json!(spec.increment_var));
-    put_if(spec.uid.is_some(), "uid", json!(spec.uid));
-    put_if(spec.gid.is_some(), "gid", json!(spec.gid));
-    put_if(spec.balance != usual.balance, "balance", json!(spec.balance));
-    put_if(!spec.agent, "agent", json!(false));
-    put_if(spec.drain_timeout != usual.drain_timeout, "drain_timeout", json!(spec.drain_timeout));
-    put_if(spec.kill_signal != usual.kill_signal, "kill_signal", json!(spec.kill_signal));
-    if let Some(watch) = &spec.watch {
-        put_if(!watch.ignore.is_empty(), "ignore_watch", json!(watch.ignore));
-        put_if(watch.delay != 0, "watch_delay", json!(watch.delay));
-    }
 }
 
 /// The environment that `env` shows.

@@ -12,6 +12,8 @@ if (isMainThread && process.channel && process.send) start();
 
 function start() {
   leaveExecArgv();
+  // As ps(1) shows PM2's apps, and as their users look for them: not with the options that load this.
+  process.title = process.env.PROCESS_TITLE || `node ${process.env.pm_exec_path}`;
   const cluster = require('node:cluster');
   const net = require('node:net');
   const send = process.send;

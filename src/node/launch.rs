@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::core::{AppSpec, ExecMode, STATIC_SERVER, SpawnOrder};
 
 /// Where a shell would look when the app's environment has no PATH.
@@ -33,6 +35,10 @@ const NOT_INHERITED: [&str; 12] = [
 pub struct Account {
     /// Login name.
     pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Id of the group that it runs as.
+    pub gid: u32,
     /// Home folder.
     pub home: PathBuf,
     /// Login shell.
@@ -51,6 +57,8 @@ pub struct LaunchContext<'a> {
     pub out_log: Option<&'a Path>,
     /// This process's file of standard error.
     pub error_log: Option<&'a Path>,
+    /// This process's file of both.
+    pub combined_log: Option<&'a Path>,
     /// This process's pid file.
     pub pid_file: Option<&'a Path>,
     /// When the process row was created, milliseconds since the epoch.
@@ -255,19 +263,33 @@ fn environment(order: &SpawnOrder, context: &LaunchContext<'_>, interpreter: &Pa
     set("pm_exec_path", path(Some(&spec.script)));
     set("pm_cwd", path(Some(&spec.cwd)));
     set("exec_interpreter", spec.interpreter.clone());
-    set("pm_out_log_path", path(context.out_log));
-    set("pm_err_log_path", path(context.error_log));
+    let log_path = |given: Option<&Path>| path(Some(given.unwrap_or(Path::new("/dev/null"))));
+    set("pm_out_log_path", log_path(context.out_log));
+    set("pm_err_log_path", log_path(context.error_log));
+    if context.combined_log.is_some() {
+        set("pm_log_path", path(context.combined_log));
+    }
     set("pm_pid_path", path(context.pid_file));
     set("autostart", spec.autostart.to_string());
     set("autorestart", spec.autorestart.to_string());
     set("treekill", spec.treekill.to_string());
-    set("merge_logs", spec.log.merge_logs.to_string());
-    set("watch", spec.watch.is_some().to_string());
-    set("windowsHide", "true".to_owned());
     set("kill_retry_time", "100".to_owned());
-    set("vizion", "false".to_owned());
-    set("pmx", "false".to_owned());
-    set("automation", "false".to_owned());
+    for name in ["windowsHide", "vizion", "pmx", "automation"] {
+        set(name, "true".to_owned());
+    }
+    for name in ["vizion_running", "km_link"] {
+        set(name, "false".to_owned());
+    }
+    if spec.source_file.is_some() {
+        set("PM2_JSON_PROCESSING", "true".to_owned());
+    }
+    for (name, value) in settings(spec) {
+        set(&name, value);
+    }
+    if let Some(account) = context.account.filter(|_| spec.uid.is_some()) {
+        set("uid", account.uid.to_string());
+        set("gid", account.gid.to_string());
+    }
 
     set(&spec.instance_var, order.instance.to_string());
     if let Some((name, number)) = spec.incremented(order.instance) {
@@ -291,6 +313,20 @@ fn environment(order: &SpawnOrder, context: &LaunchContext<'_>, interpreter: &Pa
         }
     }
     env
+}
+
+/// Settings as PM2 hands them to its apps: all that are no lists, by their names. A variable that the app was given under
+/// such a name stays what it is.
+fn settings(spec: &AppSpec) -> impl Iterator<Item = (String, String)> {
+    let given = spec.given().filter(|(name, _)| *name != "watch" && !name.starts_with("env_"));
+    let given = given.map(|(name, value)| (name.to_owned(), value));
+    let watch = spec.watch_as_given().map(|watch| ("watch".to_owned(), watch));
+    let all = spec.settings().into_iter().chain(watch).chain(given);
+    all.filter(|(name, _)| !spec.own_env.contains(name)).filter_map(|(name, value)| match value {
+        Value::String(text) => Some((name, text)),
+        Value::Bool(_) | Value::Number(_) => Some((name, value.to_string())),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    })
 }
 
 #[cfg(test)]

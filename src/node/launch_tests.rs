@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::*;
 use crate::core::{AppId, ProcessId, WorkerId};
 
@@ -43,7 +45,8 @@ fn start(spec: AppSpec, installed: &[&str], account: Option<&Account>) -> Result
         agent: Path::new(AGENT),
         channel_fd: Some(3),
         out_log: Some(Path::new("/l/web-out-4.log")),
-        error_log: Some(Path::new("/l/web-error-4.log")),
+        error_log: None,
+        combined_log: None,
         pid_file: None,
         created_at: 1000,
         now: 2000,
@@ -167,6 +170,7 @@ fn the_environment_is_what_pm2s_apps_see() {
         ("NODE_APP_INSTANCE", "2"),
         ("exec_mode", "cluster_mode"),
         ("restart_time", "3"),
+        ("pm_err_log_path", "/dev/null"),
         ("pm_out_log_path", "/l/web-out-4.log"),
         ("PM2_HOME", "/home/ada/.pm2"),
         ("NODE_CHANNEL_FD", "3"),
@@ -192,8 +196,49 @@ fn a_fork_worker_is_no_cluster_worker() {
 }
 
 #[test]
+fn settings_are_handed_on_as_pm2_does() {
+    let spec = spec(|s| {
+        s.source_file = Some("/srv/web/ecosystem.config.js".into());
+        s.max_memory_restart = Some(1 << 20);
+        s.kill_timeout = 3000;
+        s.stop_exit_codes = vec![3];
+        s.wait_ready = true;
+        s.uid = Some("web".into());
+        s.env.insert("time".into(), "mine".into());
+        s.own_env = vec!["time".into()];
+        for (key, value) in
+            [("time", json!(true)), ("port", json!(80)), ("pmx", json!(false)), ("io", json!({ "a": 1 }))]
+        {
+            s.extra.insert(key.into(), value);
+        }
+        s.extra.insert("env_production".into(), json!({ "A": "1" }));
+    });
+    let account = Account { name: "web".into(), uid: 33, gid: 34, home: "/srv".into(), shell: "/bin/sh".into() };
+    let env = start(spec, &["/usr/bin/node"], Some(&account)).unwrap().env;
+    for (name, value) in [
+        ("PM2_JSON_PROCESSING", "true"),
+        ("max_memory_restart", "1048576"),
+        ("kill_timeout", "3000"),
+        ("wait_ready", "true"),
+        ("time", "mine"),
+        ("port", "80"),
+        ("vizion", "true"),
+        ("pmx", "false"),
+        ("io", r#"{"a":1}"#),
+        ("uid", "33"),
+        ("gid", "34"),
+    ] {
+        assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    // Lists, and what is as it is without any setting.
+    for name in ["stop_exit_codes", "env_production", "listen_timeout", "merge_logs", "watch", "cron_restart"] {
+        assert_eq!(env.get(name), None, "{name}");
+    }
+}
+
+#[test]
 fn another_users_worker_is_at_home_there() {
-    let account = Account { name: "web".into(), home: "/srv".into(), shell: "/bin/sh".into() };
+    let account = Account { name: "web".into(), uid: 33, gid: 34, home: "/srv".into(), shell: "/bin/sh".into() };
     let spec = spec(|s| {
         s.env.insert("HOME".into(), "/root".into());
     });

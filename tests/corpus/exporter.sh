@@ -26,6 +26,16 @@ pm2 set pm2-logrotate:max_size 10M >/dev/null
 same "$(jq -r '."pm2-logrotate".max_size' "$PM2_HOME/module_conf.json")" 10M
 same "$(pm2 get pm2-logrotate:max_size)" 'Value for module pm2-logrotate key max_size: 10M'
 
+# What the app itself is told: its settings besides its variables.
+says 'NODE_APP_INSTANCE: 1' pm2 env 1
+says 'namespace: default' pm2 env 2
+says 'max_restarts: 3' pm2 env 2
+environment=$(tr '\0' '\n' <"/proc/$(pm2 pid quiet)/environ")
+for variable in max_restarts=3 time=true pm_out_log_path=/dev/null vizion=true km_link=false; do
+    grep -qx "$variable" <<<"$environment" || wrong "the app has no $variable"
+done
+grep -q '^kill_timeout=' <<<"$environment" && wrong 'a setting that nobody made'
+
 # What is counted and cut out of prettylist.
 same "$(pm2 prettylist | grep -c 'restart_time: 0')" 3
 same "$(pm2 prettylist | grep -c "exec_mode: 'cluster_mode'")" 2
@@ -47,3 +57,12 @@ pm2 restart quiet --watch >/dev/null
 same "$(field '.[2].pm2_env.watch')" true
 pm2 restart quiet --watch >/dev/null
 same "$(field '.[2].pm2_env.watch')" false
+
+# PM2's variables for its files and folders.
+pm2 kill >/dev/null
+export PM2_PID_FILE_PATH=$PWD/daemon.pid PM2_DUMP_FILE_PATH=$PWD/saved PM2_DEFAULT_LOG_PATH=$PWD/elsewhere
+pm2 start app.js --name there >/dev/null
+[ -d "/proc/$(cat daemon.pid)" ] || wrong 'no pid file of the daemon'
+same "$(field '.[0].pm2_env.pm_out_log_path')" "$PWD/elsewhere/there-out.log"
+pm2 save >/dev/null
+[ -s saved ] || wrong 'the list is saved elsewhere'

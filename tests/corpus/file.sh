@@ -32,6 +32,15 @@ same "$(field 'map(.name) | join(" ")')" 'j1 y1 s1'
 echo '{"apps":[{"name":"s1","script":"app.js"}]}' | pm2 delete - >/dev/null
 same "$(field 'map(.name) | join(" ")')" 'j1 y1'
 
+# Plans, folders that are not there, and readiness are told of; as many processes as CPUs write one file.
+echo '{"apps":[{"name":"c","script":"app.js","instances":"max","cron_restart":"0 0 * * *"}]}' >cron.json
+says '[PM2] cron restart at 0 0 * * *' pm2 start cron.json
+same "$(field 'map(select(.name == "c").pm2_env.pm_out_log_path) | unique[]')" "$PM2_HOME/logs/c-out.log"
+same "$(field 'map(select(.name == "c").pm2_env.PM2_JSON_PROCESSING) | unique[]')" true
+echo '{"apps":[{"name":"f","script":"app.js","out_file":"new/f.log"}]}' >folder.json
+says "[PM2] Creating folder: $PWD/new" pm2 start folder.json
+pm2 delete c f >/dev/null
+
 # One app that cannot run does not hold up the others.
 refuses 'Script not found' pm2 start mixed.config.js
 same "$(field 'map(.name) | join(" ")')" 'j1 y1 there'

@@ -134,6 +134,32 @@ test_reload_and_scale_lose_nothing() {
     same "$(comm -12 <(echo "$before") <(pids_of web | sort))" ""
 }
 
+test_startup_as_root_enables_the_service() {
+    local before
+    before=$(pids_of web | sort)
+    inside systemctl disable pm2rs
+    contains "$(pm2rs startup)" "systemctl enable --now pm2rs.service"
+    same "$(inside systemctl is-enabled pm2rs)" enabled
+    same "$(pids_of web | sort)" "$before"
+}
+
+as_carol() { as carol env -u XDG_RUNTIME_DIR "$@"; } # as by su: without a session of her own
+carols() { as_carol env XDG_RUNTIME_DIR="/run/user/$(inside id -u carol)" "$@"; }
+
+test_startup_as_a_user_starts_a_service_of_their_own() {
+    local told status=0
+    users carol
+    told=$(as_carol pm2rs startup) || status=$?
+    same "$status" 1
+    contains "$told" "[PM2] To setup the Startup Script, copy/paste the following command:"
+    contains "$told" "sudo loginctl enable-linger carol"
+    inside loginctl enable-linger carol
+    as_carol pm2rs startup
+    same "$(carols systemctl --user is-enabled pm2rs)" enabled
+    carols env PORT=3006 pm2rs --user start /srv/apps/express.js --name own
+    eventually 20 inside curl -sS --fail http://127.0.0.1:3006/
+}
+
 test_apps_are_back_after_a_reboot() {
     as alice env PORT=3005 pm2rs start /srv/apps/express.js --name asleep
     eventually 20 online asleep 1
@@ -143,4 +169,16 @@ test_apps_are_back_after_a_reboot() {
     same "$(answering_pids http://127.0.0.1:3000/ 40 | wc -l)" 2
     same "$(inside curl -sS http://127.0.0.1:3000/user)" "$(inside id -u alice) /home/alice"
     holds "$(processes)" 'map(select(.name == "asleep" and .pm2_env.status == "stopped" and .pid == 0)) | length == 1'
+    eventually 30 inside curl -sS --fail http://127.0.0.1:3006/
+    same "$(inside curl -sS http://127.0.0.1:3006/user)" "$(inside id -u carol) /home/carol"
+}
+
+test_unstartup_undoes_it() {
+    as_carol pm2rs unstartup
+    same "$(carols systemctl --user is-enabled pm2rs || true)" disabled
+    pm2rs unstartup
+    same "$(inside systemctl is-enabled pm2rs || true)" disabled
+    # What runs now is left alone.
+    online web 2
+    inside curl -sS --fail http://127.0.0.1:3006/
 }

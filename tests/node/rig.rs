@@ -204,6 +204,7 @@ impl Rig {
             channel_fd: Some(channel_fd),
             out_log: None,
             error_log: None,
+            combined_log: None,
             pid_file: None,
             created_at: 0,
             now: 0,

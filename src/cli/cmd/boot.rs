@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::cli::args::StartupArgs;
 use crate::cli::connect::Place;
@@ -27,6 +28,11 @@ const UNIT_FOLDER: &str = "/etc/systemd/system";
 const OURS: &str = "# Written by `pm2rs startup`.";
 /// `--wait-ip`: systemd.special(7), network-online.target.
 const WAIT_IP: &str = "Wants=network-online.target\nAfter=network-online.target\n";
+
+/// Has a file for each user whose service manager starts at boot: loginctl(1).
+const LINGERING: &str = "/var/lib/systemd/linger";
+/// How long a user's service manager may take to start.
+const MANAGER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The packaged user unit.
 const USER_UNIT: &str = include_str!("../../../systemd/user/pm2rs.service");
@@ -56,9 +62,9 @@ pub fn startup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
     if !USER_UNITS.iter().any(|folder| Path::new(folder).join(UNIT).exists()) {
         install_user_unit(session)?;
     }
+    linger(session)?;
     run(session, "systemctl", &["--user", "daemon-reload"])?;
     run(session, "systemctl", &["--user", "enable", "--now", UNIT])?;
-    run(session, "loginctl", &["enable-linger"])?;
     session.console.info("Your user service starts at boot, with the apps that ran; use it with --user");
     Ok(())
 }
@@ -75,6 +81,8 @@ pub fn unstartup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
         run(session, "systemctl", &["disable", UNIT])?;
     } else {
         run(session, "systemctl", &["--user", "disable", UNIT])?;
+        remove_user_unit(session)?;
+        session.console.info("Your other services still start at boot, unless you type `loginctl disable-linger`");
     }
     session.console.info("Init file disabled.");
     Ok(())
@@ -199,10 +207,51 @@ fn write(session: &Session, path: &Path, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn install_user_unit(session: &Session) -> Result<(), Failure> {
+/// Has the caller's service manager run from boot to shutdown. Where only root may decide that, as for who came by su(1)
+/// rather than by a login of their own, they get the command to have it done, as from PM2.
+fn linger(session: &Session) -> Result<(), Failure> {
+    let name = &session.caller().username;
+    let marked = Path::new(LINGERING).join(name).exists();
+    if !marked && run(session, "loginctl", &["enable-linger"]).is_err() {
+        session.console.info("To setup the Startup Script, copy/paste the following command:");
+        session.console.say(format!("sudo loginctl enable-linger {name} && pm2rs startup"));
+        return Err(Failure::Said);
+    }
+    // It is started only now, if nobody of that name is logged in.
+    let manager = user_runtime().join("systemd/private");
+    let deadline = Instant::now() + MANAGER_DEADLINE;
+    while !manager.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Where a user's service manager has its sockets: pam_systemd(8).
+fn user_runtime() -> PathBuf {
+    let of_uid = || PathBuf::from(format!("/run/user/{}", nix::unistd::getuid()));
+    std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map_or_else(of_uid, PathBuf::from)
+}
+
+fn user_unit_path() -> Result<PathBuf, Failure> {
     let home = std::env::home_dir().ok_or_else(|| Failure::error("there is no home folder for the unit"))?;
     let config = std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
-    let path = config.join("systemd/user").join(UNIT);
+    Ok(config.join("systemd/user").join(UNIT))
+}
+
+/// Removes the unit that [`install_user_unit`] wrote, if it did.
+fn remove_user_unit(session: &Session) -> Result<(), Failure> {
+    let path = user_unit_path()?;
+    let ours = std::fs::read_to_string(&path).is_ok_and(|text| text.lines().next() == USER_UNIT.lines().next());
+    if !ours {
+        return Ok(());
+    }
+    std::fs::remove_file(&path)
+        .map_err(|error| Failure::error(format!("cannot remove `{}`: {error}", path.display())))?;
+    run(session, "systemctl", &["--user", "daemon-reload"])
+}
+
+fn install_user_unit(session: &Session) -> Result<(), Failure> {
+    let path = user_unit_path()?;
     if path.exists() {
         return Ok(());
     }
@@ -221,7 +270,8 @@ fn user_unit(program: &Path) -> String {
 fn run(session: &Session, program: &str, args: &[&str]) -> Result<(), Failure> {
     let shown = format!("{program} {}", args.join(" "));
     session.console.info(format!("Running {shown}"));
-    let status = Command::new(program).args(args).status();
+    // Who came by su(1) has no XDG_RUNTIME_DIR, by which `systemctl --user` finds the service manager.
+    let status = Command::new(program).args(args).env("XDG_RUNTIME_DIR", user_runtime()).status();
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(Failure::error(format!("`{shown}` failed: {status}"))),

@@ -236,7 +236,7 @@ fn plain(session: &Session) -> UpdateDict {
     UpdateDict {
         env: options.update_env.then(|| config::caller_environment(&session.caller())),
         spec: None,
-        batch: options.parallel,
+        batch: options.at_a_time(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::control::{self, Verb};
-use super::start::to_json;
+use super::start::{say_new_folders, to_json};
 use super::targets::{self, Selection};
 use crate::api::{Client, StartDict};
 use crate::cli::args::ApplyArgs;
@@ -12,7 +12,7 @@ use crate::cli::exit::Failure;
 use crate::cli::render::row::Row;
 use crate::cli::session::Session;
 use crate::config::{self, Change, Ecosystem, Needs};
-use crate::core::AppSpec;
+use crate::core::{AppSpec, STATIC_SERVER};
 
 /// Apps that are started or restarted at a time, as in PM2.
 const CONCURRENT: usize = 2;
@@ -57,6 +57,9 @@ pub async fn bring_up(
         return Err(tell(session, &absent));
     }
     let mut failed = !absent.is_empty();
+    for pattern in specs.iter().filter_map(|spec| spec.cron_restart.as_ref()) {
+        session.console.info(format!("cron restart at {pattern}"));
+    }
     let daemon = session.daemon().await?;
     let rows = session.rows(&daemon).await?;
     let known: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
@@ -98,11 +101,16 @@ fn tell(session: &Session, absent: &[(String, Failure)]) -> Failure {
 
 /// Starts apps, a few at a time; their ids follow the file's order. Whether all came up; what did not has been said.
 async fn start_all(session: &Session, client: &Client, specs: &[&AppSpec]) -> bool {
-    let at_a_time = session.options.parallel.and_then(|n| usize::try_from(n).ok()).unwrap_or(CONCURRENT).max(1);
+    let at_a_time = session.options.at_a_time().and_then(|n| usize::try_from(n).ok()).unwrap_or(CONCURRENT).max(1);
     let mut well = true;
     for some in specs.chunks(at_a_time) {
         let mut jobs = Vec::with_capacity(some.len());
         for spec in some {
+            say_new_folders(session, spec);
+            if spec.wait_ready && spec.script != Path::new(STATIC_SERVER) {
+                let name = &spec.name;
+                session.console.warn(format!("App {name} has option 'wait_ready' set, waiting for app to be ready..."));
+            }
             let asked = match to_json(spec) {
                 // A file may well run one script under several names, or twice.
                 Ok(json) => client.manager().start_app(&json, &StartDict { force: true }).await.map_err(Failure::from),

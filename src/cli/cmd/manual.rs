@@ -48,6 +48,15 @@ Absolute paths in the variables \fBPM2_LOG_FILE_PATH\fR, \fBPM2_PID_FILE_PATH\fR
 \fBPM2_DEFAULT_LOG_PATH\fR, \fBPM2_DEFAULT_PID_PATH\fR and \fBPM2_MODULE_CONF_FILE\fR move single files and folders
 of a private daemon out of it; the daemon reads them when it starts.
 .PP
+Of PM2's other variables these have an effect: \fBPM2_SILENT\fR, \fBPM2_CONCURRENT_ACTIONS\fR (as \fB\-\-parallel\fR),
+\fBFORCE\fR (as \fB\-\-force\fR of save), \fBPM2_LOG_DATE_FORMAT\fR (in a private daemon's log), and for apps without a key of
+that meaning \fBPM2_KILL_TIMEOUT\fR, \fBPM2_GRACEFUL_LISTEN_TIMEOUT\fR, \fBPM2_KILL_SIGNAL\fR, \fBPM2_KILL_USE_MESSAGE\fR and
+\fBPM2_PROCESS_INSTANCE_VAR\fR. The rest have none: nothing is polled at a pace that \fBPM2_WORKER_INTERVAL\fR,
+\fBPM2_KILL_RETRY_TIME\fR or \fBEXP_BACKOFF_RESET_TIMER\fR could set, there is no lock for \fBPM2_RELOAD_LOCK_TIMEOUT\fR, no Node in
+the daemon for \fBPM2_NODE_OPTIONS\fR and \fBPM2_OPTIMIZE_MEMORY\fR, no agent for \fBPM2_DEEP_MONITORING\fR (load a tracing library
+by node_args), no look at Git for \fBPM2_ENABLE_GIT_PARSING\fR, and a socket is its owner's alone, whatever
+\fBPM2_SOCKET_USER\fR and \fBPM2_SOCKET_GROUP\fR say.
+.PP
 A program that loads PM2's npm library, as in require('pm2'), does not find the daemon of pm2rs: the library starts a
 daemon of PM2 in the same home and speaks with that one, whose list is empty. The apps of pm2rs are not touched by it, and
 pm2.pid is put right at the next change. What such a program starts is listed and stopped with PM2 alone; when it saves,

@@ -1,5 +1,6 @@
 //! `start`: scripts, configuration files, and what is stopped.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -73,6 +74,7 @@ async fn start_one(session: &Session, target: &str, client: &mut Option<Client>)
         *client = Some(daemon);
         return Ok(spec.name.clone());
     }
+    say_new_folders(session, spec);
     session.console.info(starting(spec, session.caller().cpus));
     let force = session.options.force;
     launch(session, &daemon, spec, force).await?;
@@ -120,6 +122,20 @@ async fn restart_stopped(session: &Session, client: &Client, rows: &[Row], spec:
     let selection = Selection { typed: spec.name.clone(), target: spec.name.clone(), ids };
     control::apply(session, client, rows, Verb::Restart, &selection, None).await?;
     Ok(true)
+}
+
+/// PM2's lines about folders for an app's files that are not there yet; the daemon makes them.
+pub fn say_new_folders(session: &Session, spec: &AppSpec) {
+    let log = &spec.log;
+    let files = [&log.log_file, &log.out_file, &log.error_file, &spec.pid_file];
+    let caller = session.caller();
+    let own = [caller.log_dir.as_path(), caller.pid_dir.as_path()];
+    let folders = files.into_iter().filter_map(|file| file.as_deref()?.parent());
+    let missing: BTreeSet<&Path> = folders.filter(|folder| !own.contains(folder) && !folder.exists()).collect();
+    for folder in missing {
+        session.console.warn_aside(format!("Folder does not exist: {}", folder.display()));
+        session.console.info(format!("Creating folder: {}", folder.display()));
+    }
 }
 
 /// PM2's line before a start.

@@ -36,6 +36,11 @@ fn the_old_worker_goes_only_when_the_new_one_has_proved_itself() {
     let (mut sim, new) = two();
     let job = sim.reload_with(&[P0, P1], Some(new), None);
     assert_eq!((sim.spawns(), sim.incoming(P0), sim.incoming(P1)), (1, Some(w(3)), None));
+    let ordered = sim.actions.iter().find_map(|action| match action {
+        Action::SpawnWorker(order) => Some(order.restarts),
+        _ => None,
+    });
+    assert_eq!(ordered, Some(1), "it is told what the list shows once it serves");
     sim.spawned(w(3));
     assert_eq!(sim.armed(), [(Timer::Listen(w(3)), 3000)]);
     sim.send(Event::WorkerOnline { worker: w(3) });
