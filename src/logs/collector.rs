@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::file::{LogFile, Place, Writer};
-use super::follow::{Follower, Wanted};
-use super::format::{Form, Origin};
-use super::history::{Archive, Shelf};
+use super::file::{LogFile, Writer};
+use super::format::Form;
 use super::housekeeping::{Charge, Housekeeper};
 use super::journal::{Journal, Sender};
 use super::loss::Losses;
-use super::mailbox::{Command, FollowRequest, Inbox, Mailbox};
+use super::mailbox::{Command, Inbox, Mailbox};
+use super::place::Place;
 use super::sinks::{FileId, Outlet, Sinks};
 use super::stream::{self, Stream, Turn};
 use super::suppression::Watch;
 use super::syslog;
-use super::{Counters, Known, LogEvent, LogsConfig, Source, Whose, combined_path, last_lines, out_path};
+use super::{Known, LogEvent, LogsConfig, Source, combined_path, out_path};
 use crate::core::{AppSpec, ProcessId, SyslogAddress, WorkerId};
 use crate::sys::epoll::Interest;
 use crate::sys::identity::Identity;
@@ -32,8 +31,6 @@ const WAKE: u64 = u64::MAX;
 const JOURNAL: u64 = u64::MAX - 1;
 /// Tokens of followers begin here; those of streams end well below.
 const FOLLOWERS: u64 = 1 << 40;
-/// Stands between the last lines and what follows.
-const LIVE: &[u8] = b"{\"live\":true}\n";
 /// Turns between two looks at what else happened.
 const TURNS: usize = 16;
 /// Somebody writes line by line, and fast: being woken for each costs the writer more than the line does. So when little
@@ -54,15 +51,15 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// A row of the process list.
 #[derive(Debug)]
-struct Row {
-    known: Known,
-    out: Option<FileId>,
-    err: Option<FileId>,
-    combined: Option<FileId>,
+pub(super) struct Row {
+    pub(super) known: Known,
+    pub(super) out: Option<FileId>,
+    pub(super) err: Option<FileId>,
+    pub(super) combined: Option<FileId>,
 }
 
 impl Row {
-    fn files(&self) -> impl Iterator<Item = FileId> {
+    pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
         [self.out, self.err, self.combined].into_iter().flatten()
     }
 }
@@ -116,19 +113,19 @@ struct Worker {
 /// What the log thread owns.
 #[derive(Debug)]
 pub struct Collector {
-    config: LogsConfig,
+    pub(super) config: LogsConfig,
     inbox: Inbox,
-    poller: Poller,
-    rows: BTreeMap<ProcessId, Row>,
+    pub(super) poller: Poller,
+    pub(super) rows: BTreeMap<ProcessId, Row>,
     paths: HashMap<PathBuf, FileId>,
     workers: HashMap<WorkerId, Worker>,
     ready: VecDeque<Writer>,
     /// Streams that wait for the journal.
     blocked: Vec<Writer>,
-    sinks: Sinks,
+    pub(super) sinks: Sinks,
     housekeeper: Housekeeper,
     suppression: Option<Watch>,
-    next_follower: u64,
+    pub(super) next_follower: u64,
     /// Who waits for us to read nothing more.
     successor: Option<oneshot::Sender<()>>,
 }
@@ -512,119 +509,8 @@ impl Collector {
         }
     }
 
-    fn follow(&mut self, request: &FollowRequest) -> io::Result<std::os::fd::OwnedFd> {
-        let mut wanted = Wanted { out: request.out, err: request.err, ..Wanted::default() };
-        match &request.whose {
-            Whose::All(of) => wanted.all = Some(*of),
-            Whose::Processes(ids) => {
-                wanted.processes = ids.iter().copied().collect();
-                // An app of which every process is followed is followed itself: what joins it is followed, too.
-                let ids = &wanted.processes;
-                let partly = self.rows.iter().filter(|(id, _)| !ids.contains(id)).map(|(_, row)| row.known.app);
-                let partly: BTreeSet<_> = partly.collect();
-                let some = ids.iter().filter_map(|id| self.rows.get(id)).map(|row| row.known.app);
-                wanted.apps = some.filter(|app| !partly.contains(app)).collect();
-            }
-        }
-        let mut waiting = Vec::new();
-        if request.lines > 0 {
-            let rows = self.rows_of(&request.whose);
-            self.last_lines(&rows, request, &mut waiting);
-            waiting.extend_from_slice(LIVE);
-        }
-        let (mut follower, reader) = Follower::new(wanted, waiting)?;
-        if follower.pump() {
-            let token = self.next_follower;
-            self.next_follower += 1;
-            self.poller.add(follower.pipe(), token, Interest::MoreReadableOrWritable)?;
-            self.sinks.followers.insert(token, follower);
-        }
-        Ok(reader)
-    }
-
-    fn rows_of(&self, whose: &Whose) -> Vec<ProcessId> {
-        let wanted = |(id, row): &(&ProcessId, &Row)| match whose {
-            Whose::Processes(ids) => ids.contains(id),
-            Whose::All(of) => of.is_none_or(|of| of == row.known.app_owner),
-        };
-        self.rows.iter().filter(wanted).map(|(id, _)| *id).collect()
-    }
-
-    /// Where the lines of these processes are, for those who search them.
-    fn archives(&mut self, whose: &Whose) -> Vec<Archive> {
-        let mut seen = BTreeSet::new();
-        let mut archives = Vec::new();
-        for id in self.rows_of(whose) {
-            let Some(row) = self.rows.get(&id) else { continue };
-            let known = &row.known;
-            let files: Vec<(bool, FileId)> =
-                [(false, row.out), (true, row.err)].into_iter().filter_map(|(err, file)| Some((err, file?))).collect();
-            let mut archive = Archive {
-                process: id,
-                app_name: known.app_name.clone(),
-                uid: known.identity.uid,
-                form: Form::of(&known.spec),
-                shelves: Vec::new(),
-                journal: self.to_journal(&known.spec),
-                memory: Vec::new(),
-            };
-            for (err, file) in files.into_iter().filter(|(_, file)| seen.insert(*file)) {
-                let Some(file) = self.sinks.file(file) else { continue };
-                let names = file.kept().map(|(names, _)| names.clone());
-                archive.shelves.push(Shelf { err, place: file.place().clone(), names });
-            }
-            archive.memory = self.sinks.tally(id).memory.last(usize::MAX, true, true).into_iter().cloned().collect();
-            archives.push(archive);
-        }
-        archives
-    }
-
-    fn to_journal(&self, spec: &AppSpec) -> bool {
+    pub(super) fn to_journal(&self, spec: &AppSpec) -> bool {
         spec.log.journal.unwrap_or(self.config.journal) && !spec.log.disable_logs
-    }
-
-    /// The last lines of each of these processes' files, the file that was written to longest ago first.
-    fn last_lines(&mut self, rows: &[ProcessId], request: &FollowRequest, waiting: &mut Vec<u8>) {
-        let mut files = Vec::new();
-        let mut seen = BTreeSet::new();
-        for id in rows {
-            let Some(row) = self.rows.get(id) else { continue };
-            let streams = [(false, row.out, request.out), (true, row.err, request.err)];
-            for (err, file, _) in streams.into_iter().filter(|(.., wanted)| *wanted) {
-                let place = file.filter(|id| seen.insert(*id)).and_then(|id| self.sinks.file(id));
-                if let Some(place) = place.map(|file| file.place().clone()) {
-                    files.push((row.known.process, err, place));
-                }
-            }
-        }
-        let mut last = last_lines::LastLines::new(request.lines);
-        for (process, err, place) in files {
-            let Some(row) = self.rows.get(&process) else { continue };
-            let origin = Origin { process, app_name: &row.known.app_name, err };
-            last.add_file(&place, origin, &Form::of(&row.known.spec));
-        }
-        for id in rows {
-            let Some(row) = self.rows.get(id) else { continue };
-            let origin = Origin { process: *id, app_name: &row.known.app_name, err: false };
-            let (out, err) = (request.out && row.out.is_none(), request.err && row.err.is_none());
-            last.add_memory(&self.sinks.tally(*id).memory, origin, out, err);
-        }
-        last.append_to(waiting);
-    }
-
-    fn tail(&mut self, process: ProcessId, err: bool, lines: u32) -> Vec<String> {
-        let Some(row) = self.rows.get(&process) else { return Vec::new() };
-        let file = if err { row.err } else { row.out }.or(row.combined);
-        let form = Form::of(&row.known.spec);
-        let place = file.and_then(|id| self.sinks.file(id)).map(|file| file.place().clone());
-        match place {
-            Some(place) => last_lines::texts(&place, &form, lines),
-            None => {
-                let memory = &self.sinks.tally(process).memory;
-                let last = memory.last(usize::try_from(lines).unwrap_or(usize::MAX), !err, err);
-                last.into_iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect()
-            }
-        }
     }
 
     fn flush(&mut self, processes: &[ProcessId]) -> Vec<String> {
@@ -652,19 +538,6 @@ impl Collector {
                 self.paths.retain(|_, file| *file != id);
             }
         }
-    }
-
-    fn counters(&mut self, process: ProcessId) -> Counters {
-        let files: Vec<FileId> = self.rows.get(&process).into_iter().flat_map(Row::files).collect();
-        let file_error = files.into_iter().find_map(|id| self.sinks.file(id)?.error());
-        let receiver = self.rows.get(&process).and_then(|row| {
-            let address = self.config.syslog_of(&row.known.spec)?;
-            Some(syslog::Receiver { address, uid: row.known.identity.uid })
-        });
-        let syslog_error = || receiver.and_then(|receiver| self.sinks.syslog.error(&receiver));
-        let last_error = file_error.or_else(|| self.sinks.journal.error().map(str::to_owned)).or_else(syslog_error);
-        let bytes = self.sinks.tally(process).bytes;
-        Counters { bytes, dropped: self.sinks.losses.of(process).lines, last_error }
     }
 
     fn on_follower(&mut self, token: u64, left: bool) {

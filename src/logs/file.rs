@@ -1,13 +1,12 @@
-//! One log file: opened with its owner's rights, appended to, rotated, and doing without when it cannot be written.
+//! One log file: appended to by its writers, rotated, and doing without when it cannot be written.
 //!
-//! Must never lose a line without counting it, never wait for a disk that is full, and never write with more rights
-//! than the file's owner has.
+//! Must never lose a line without counting it, and never wait for a disk that is full.
 
-use std::fs::{DirBuilder, File, Metadata};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use croner::Cron;
@@ -15,9 +14,9 @@ use croner::parser::{CronParser, Seconds};
 use jiff::{Timestamp, Zoned};
 
 use super::loss::Lost;
+use super::place::{Open, Place};
 use super::rotation::{self, Names, Step};
 use crate::core::{RotateSpec, WorkerId};
-use crate::sys::identity::{Identity, run_as};
 use crate::sys::{append, pipe};
 
 /// Bytes that wait for a file that cannot be written; what comes beyond is dropped.
@@ -28,8 +27,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const RETRY_ROTATION: Duration = Duration::from_secs(30);
 /// Between two looks whether somebody moved or removed the file.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
-/// Files rotated within the same unit of the date format.
-const MAX_SEQUENCE: u32 = 10_000;
 
 /// Which stream of which worker writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,59 +72,6 @@ pub enum FileError {
         /// Why.
         source: io::Error,
     },
-}
-
-/// Where a log file is and with whose rights it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Its path.
-    pub path: PathBuf,
-    /// Its owner.
-    pub owner: Identity,
-    /// It lies in the daemon's own log folder, where its owner may create nothing: the daemon creates it and gives it
-    /// to its owner. Nobody else can put a link there.
-    pub ours: bool,
-}
-
-impl Place {
-    /// Runs `f` with the rights that hold for this file.
-    ///
-    /// # Errors
-    /// When the owner's rights cannot be taken on, or what `f` says.
-    pub fn with_rights<T: Send>(&self, f: impl FnOnce(&Path) -> io::Result<T> + Send) -> io::Result<T> {
-        if self.ours {
-            return f(&self.path);
-        }
-        run_as(&self.owner, || f(&self.path)).map_err(io::Error::other)?
-    }
-
-    fn open(&self) -> io::Result<File> {
-        let file = self.with_rights(|path| match append::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let folder = path.parent().unwrap_or(Path::new("/"));
-                DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-                append::open(path)
-            }
-            other => other,
-        })?;
-        if self.ours {
-            std::os::unix::fs::fchown(&file, Some(self.owner.uid), Some(self.owner.gid))?;
-        }
-        Ok(file)
-    }
-}
-
-#[derive(Debug)]
-struct Open {
-    file: File,
-    /// A regular file; else a device or a fifo, which has no size and cannot be rotated.
-    regular: bool,
-    size: u64,
-    inode: (u64, u64),
-    looked: Instant,
-    /// Whether bytes may be moved into it: not once somebody else was seen to append to it, whose lines that could
-    /// overwrite.
-    movable: bool,
 }
 
 #[derive(Debug)]
@@ -601,7 +545,7 @@ impl LogFile {
                 return true;
             }
             open.looked = now;
-            if !moved(&self.place.path, open) {
+            if !open.has_moved(&self.place.path) {
                 return true;
             }
             self.open = None;
@@ -609,7 +553,7 @@ impl LogFile {
         if self.fault.as_ref().is_some_and(|fault| fault.retry > now) {
             return false;
         }
-        match self.place.open().and_then(|file| opened(file, now)) {
+        match self.place.open(now) {
             Ok(open) => {
                 self.at_line_start = if open.size == 0 { Some(true) } else { None };
                 self.open = Some(open);
@@ -629,8 +573,8 @@ impl LogFile {
     /// Gives the file the name of a rotated one and goes on in a new one. When that cannot be done it just grows.
     fn rotate(&mut self, now: Instant) {
         let Some(rotation) = &mut self.rotation else { return };
-        let renamed = rename(&self.place, &rotation.names, self.open.as_ref());
-        match renamed.and_then(|()| self.place.open()).and_then(|file| opened(file, now)) {
+        let rotated = self.place.rotate(&rotation.names, self.open.as_ref());
+        match rotated.and_then(|()| self.place.open(now)) {
             Ok(open) => {
                 self.at_line_start = if open.size == 0 { Some(true) } else { None };
                 self.open = Some(open);
@@ -647,48 +591,4 @@ impl LogFile {
 
 fn next_due(cron: &Cron) -> Option<Timestamp> {
     cron.find_next_occurrence(&Zoned::now(), false).ok().map(|due| due.timestamp())
-}
-
-fn opened(file: File, now: Instant) -> io::Result<Open> {
-    let meta = file.metadata()?;
-    let regular = !append::is_special(&meta);
-    let size = if regular { meta.size() } else { 0 };
-    Ok(Open { file, regular, size, inode: inode(&meta), looked: now, movable: true })
-}
-
-fn inode(meta: &Metadata) -> (u64, u64) {
-    (meta.dev(), meta.ino())
-}
-
-/// Whether the path means another file by now, or none; takes note of the size, which others may have changed.
-fn moved(path: &Path, open: &mut Open) -> bool {
-    let Ok(meta) = open.file.metadata() else { return true };
-    if meta.size() < open.size {
-        open.size = meta.size();
-    }
-    // Whether it is there is all that is asked, so the daemon's own rights do.
-    match std::fs::metadata(path) {
-        Ok(there) => inode(&there) != open.inode,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
-}
-
-fn rename(place: &Place, names: &Names, open: Option<&Open>) -> io::Result<()> {
-    let inode_open = open.map(|open| open.inode);
-    place.with_rights(|path| {
-        // Somebody moved it already: what is there now is not ours to rename.
-        if inode_open != std::fs::metadata(path).ok().as_ref().map(inode) {
-            return Ok(());
-        }
-        let now = Zoned::now();
-        for sequence in 0..MAX_SEQUENCE {
-            let target = path.with_file_name(names.at(&now, sequence));
-            let mut compressed = target.clone().into_os_string();
-            compressed.push(".gz");
-            if target.symlink_metadata().is_err() && Path::new(&compressed).symlink_metadata().is_err() {
-                return std::fs::rename(path, target);
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    })
 }

@@ -17,9 +17,9 @@ use regex::bytes::Regex;
 use serde::Deserialize;
 
 use super::dayjs;
-use super::file::Place;
 use super::follow::append_record;
 use super::format::{Form, Origin};
+use super::place::Place;
 use super::rotation::{self, Kept, Names};
 use super::tail::{self, Remembered};
 use crate::core::ProcessId;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::file::Place;
+use super::place::Place;
 use super::rotation::{self, Kept, Names};
 use crate::core::{AppId, RotateSpec};
 

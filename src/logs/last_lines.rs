@@ -4,10 +4,10 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::file::Place;
 use super::follow::append_record;
 use super::format::{Form, Origin};
 use super::history::Clock;
+use super::place::Place;
 use super::tail::{self, Memory};
 
 /// Bytes that one follower may get this way.

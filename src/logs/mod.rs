@@ -18,6 +18,7 @@
 //!
 //! What comes from a pipe leaves it only when it is where it belongs: see `stream.rs`.
 
+mod answers;
 mod collector;
 pub mod daemon_log;
 pub mod dayjs;
@@ -32,6 +33,7 @@ mod loss;
 mod mailbox;
 pub mod message_ids;
 mod paths;
+mod place;
 mod rate_limit;
 mod rotation;
 mod sinks;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
-use super::file::Place;
+use super::place::Place;
 use super::split::Line;
 
 /// Of each file, so many bytes from its end are looked at.

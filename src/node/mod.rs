@@ -29,6 +29,7 @@ mod query;
 mod slots;
 mod survive;
 mod task;
+mod traffic;
 mod worker;
 
 pub use launch::{Account, Launch, LaunchContext, LaunchError, launch};

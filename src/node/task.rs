@@ -9,23 +9,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::channel::{Channel, Next, Violation, Written};
+use super::channel::{Channel, Violation};
 use super::listener::{Inherited, Listener, ListenerId, Listeners, Origin};
 use super::message;
 use super::opening::{Opening, Order};
 use super::primary::{Attachment, Command, ListenerInfo, NodeEvent, PrimaryConfig};
-use super::survive::{Memory, channel_name};
+use super::survive::Memory;
 use super::worker::Worker;
 use crate::core::{AppId, ProcessId, WorkerId};
 use crate::sys::epoll::{Epoll, Interest, Readiness};
 use crate::sys::socket::{self, Kind};
-
-/// A user's message beyond this is not written in one piece; it is bounded all the same.
-const MESSAGE_LIMIT: usize = 1 << 20;
 
 /// State of the primary.
 pub(super) struct Task {
@@ -41,12 +37,12 @@ pub(super) struct Task {
     /// Paths that are being bound, and who waits for them.
     pub(super) opening: Vec<Opening>,
     /// Workers whose channel may hold more.
-    readable: VecDeque<WorkerId>,
+    pub(super) readable: VecDeque<WorkerId>,
     timers: BTreeSet<(Instant, Due)>,
     /// Number of our last message of Node's cluster layer. Begins high and differs from start to start, so that a late
     /// answer to an earlier supervisor is not taken for one to us.
     seq: u64,
-    buffer: Box<[u8]>,
+    pub(super) buffer: Box<[u8]>,
     pub(super) memory: Memory,
 }
 
@@ -176,7 +172,7 @@ impl Task {
         }
     }
 
-    fn pass_events_on(&mut self) {
+    pub(super) fn pass_events_on(&mut self) {
         while let Some(event) = self.waiting.pop_front() {
             if let Err(error) = self.events.try_send(event) {
                 self.waiting.push_front(error.into_inner());
@@ -348,117 +344,6 @@ impl Task {
         }
     }
 
-    /// One batch from each channel that has something, so that none holds up the others.
-    fn read_once_each(&mut self) {
-        for _ in 0..self.readable.len() {
-            if !self.waiting.is_empty() {
-                self.pass_events_on();
-                if !self.waiting.is_empty() {
-                    return;
-                }
-            }
-            if let Some(worker) = self.readable.pop_front() {
-                self.read(worker);
-            }
-        }
-    }
-
-    fn read(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(channel) = worker.channel.as_mut() else { return };
-        let mut batch = match channel.look(worker.ended, &mut self.buffer) {
-            Ok(batch) => batch,
-            Err(violation) => return self.misbehaved(id, &violation),
-        };
-        for received in std::mem::take(&mut batch.messages) {
-            self.received(id, received);
-        }
-        // A daemon that dies now must not have taken off what nobody knows of.
-        self.remember();
-        // Acting on them may have closed the channel.
-        let Some(channel) = self.workers.get_mut(&id).and_then(|worker| worker.channel.as_mut()) else { return };
-        if let Err(violation) = channel.consume(&batch, &mut self.buffer) {
-            return self.misbehaved(id, &violation);
-        }
-        match batch.next {
-            Next::More => self.readable.push_back(id),
-            Next::Wait => (),
-            Next::End => self.disconnected(id),
-        }
-    }
-
-    /// Sends a line to a worker, if it has a channel still.
-    pub(super) fn write(&mut self, id: WorkerId, bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) {
-        let Some(channel) = self.workers.get_mut(&id).and_then(|worker| worker.channel.as_mut()) else { return };
-        let before = channel.is_writing();
-        match channel.write(bytes, fd) {
-            Ok(Written::Waits) if !before => self.wait_for(id, Interest::MoreReadableOrWritable),
-            Ok(_) => (),
-            Err(violation) => self.misbehaved(id, &violation),
-        }
-    }
-
-    fn flush(&mut self, id: WorkerId) {
-        let Some(channel) = self.workers.get_mut(&id).and_then(|worker| worker.channel.as_mut()) else { return };
-        if !channel.is_writing() {
-            return;
-        }
-        match channel.flush() {
-            Ok(Written::Sent) => {
-                self.wait_for(id, Interest::MoreReadable);
-                self.pump_all_of(id);
-            }
-            Ok(Written::Waits) => (),
-            Err(violation) => self.misbehaved(id, &violation),
-        }
-    }
-
-    fn wait_for(&mut self, id: WorkerId, interest: Interest) {
-        let Some(channel) = self.workers.get(&id).and_then(|worker| worker.channel.as_ref()) else { return };
-        if let Err(error) = self.epoll.modify(channel, Token::Channel(id).number(), interest) {
-            self.misbehaved(id, &Violation::Broken(error));
-        }
-    }
-
-    pub(super) fn misbehaved(&mut self, id: WorkerId, violation: &Violation) {
-        if self.close_channel(id) {
-            self.tell(NodeEvent::Misbehaved { worker: id, reason: violation.to_string() });
-        }
-    }
-
-    fn disconnected(&mut self, id: WorkerId) {
-        if self.close_channel(id) {
-            self.tell(NodeEvent::Disconnected { worker: id });
-        }
-    }
-
-    /// Whether there was one to close.
-    fn close_channel(&mut self, id: WorkerId) -> bool {
-        let Some(worker) = self.workers.get_mut(&id) else { return false };
-        let Some(channel) = worker.channel.take() else { return false };
-        worker.deferred.clear();
-        self.memory.changed = true;
-        self.config.store.release(&channel_name(id));
-        // A duplicate may live on in a descriptor store, and with it the registration.
-        if let Err(error) = self.epoll.delete(&channel) {
-            tracing::debug!(worker = id.0, %error, "channel was not watched");
-        }
-        drop(channel);
-        // Nothing is left that could say so itself.
-        self.drained(id, 0);
-        true
-    }
-
-    fn send_message(&mut self, id: WorkerId, message: &Value) {
-        match message::user(message) {
-            Some(line) if line.len() <= MESSAGE_LIMIT => self.write(id, line, None),
-            refused => {
-                let bytes = refused.map_or(0, |line| line.len());
-                tracing::warn!(worker = id.0, bytes, "message not sent: Node's own kind, or too long");
-            }
-        }
-    }
-
     /// Workers that have no server yet are to find the app's ports free though its sockets are there.
     pub(super) fn tell_held(&mut self, app: AppId) {
         let stream = self.listeners.of_app(app).filter(|(_, listener)| listener.kind == Kind::Stream);
@@ -500,10 +385,10 @@ impl Task {
             let holders = own.filter(move |(_, w)| w.holds.get(&id).is_some_and(|hold| hold.listening));
             holders.map(|(worker, _)| *worker).collect()
         };
-        let info = |(id, listener): (ListenerId, &super::listener::Listener)| ListenerInfo {
+        let info = |(id, listener): (ListenerId, &Listener)| ListenerInfo {
             address: listener.text(),
             balance: listener.balance(),
-            inherited: matches!(listener.origin, super::listener::Origin::Inherited),
+            inherited: matches!(listener.origin, Origin::Inherited),
             workers: accepting(id),
         };
         self.listeners.of_app(app).map(info).collect()
