@@ -293,7 +293,8 @@ impl LogFile {
         }
     }
 
-    /// Takes these bytes, which were seen at the head of the pipe, out of it and into the file. Tells what was lost.
+    /// Takes these bytes, which were seen at the head of the pipe, out of it and into the file; one in trouble leaves the
+    /// head of a line in the pipe. Tells what was lost.
     pub fn take(&mut self, pipe: impl AsFd, bytes: &[u8], writer: Writer, null: &File, now: Instant) -> Lost {
         let mut rest = bytes;
         while !rest.is_empty() && self.can_move(writer, now) {
@@ -311,6 +312,13 @@ impl LogFile {
                 }
                 _ => break,
             }
+        }
+        // What a file in trouble does not take may be dropped, or be lost with the daemon: not the head of a line whose end is
+        // still to come, which would be taken for a line by itself.
+        if !self.is_well()
+            && let Some(end) = rest.iter().rposition(|byte| *byte == b'\n')
+        {
+            rest = &rest[..=end];
         }
         let lost = self.push(rest, writer, now);
         let mut left = rest.len();
@@ -376,20 +384,30 @@ impl LogFile {
             self.pending.extend_from_slice(kept);
             self.last_writer = Some(writer);
         }
+        let mut lost = Lost::all_of(dropped);
         if !dropped.is_empty() {
             if !dropped.ends_with(b"\n") {
                 self.skipping = Some(writer);
             }
-            // The end of a line whose head is there is gone: what comes next is not to go on with that head.
-            let whole = match self.pending.last() {
-                Some(byte) => *byte == b'\n',
-                None => self.ends_line(),
-            };
-            if !whole {
-                self.pending.push(b'\n');
-            }
+            lost.bytes += self.drop_head();
         }
-        Lost::all_of(dropped)
+        lost
+    }
+
+    /// The end of a line is gone, so its head goes as well: tells how many bytes. Where that is in the file already, what
+    /// comes next is not to go on with it.
+    fn drop_head(&mut self) -> u64 {
+        let whole = match self.pending.iter().rposition(|byte| *byte == b'\n') {
+            Some(at) => at + 1,
+            None if self.ends_line() => 0,
+            None => {
+                self.pending.push(b'\n');
+                return 0;
+            }
+        };
+        let head = self.pending.len() - whole;
+        self.pending.truncate(whole);
+        head as u64
     }
 
     fn write_pending(&mut self, now: Instant) {

@@ -205,6 +205,13 @@ impl Sinks {
         outlet.journal.is_some() && self.journal.is_busy()
     }
 
+    /// Whether its file takes nothing just now.
+    #[must_use]
+    pub fn is_in_trouble(&self, outlet: &Outlet) -> bool {
+        let shelf = outlet.file.and_then(|id| self.files.get(id.0)?.as_ref());
+        shelf.is_some_and(|shelf| !shelf.file.is_well())
+    }
+
     /// Moves bytes to where they go without looking at them; `None` when they must be looked at.
     pub fn move_unseen(
         &mut self,

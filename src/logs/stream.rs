@@ -96,7 +96,7 @@ impl Stream {
         let turn = if looks {
             self.lines(&seen, unfinished, outlet, sinks, now)
         } else {
-            self.bytes(&seen, outlet, sinks, now)
+            self.bytes(&seen, unfinished, outlet, sinks, now)
         };
         sinks.give_back(seen);
         self.empty = turn == Turn::Empty;
@@ -115,12 +115,22 @@ impl Stream {
     }
 
     /// The file alone wants them, but cannot have them unseen: it is full, or is about to be rotated.
-    fn bytes(&mut self, seen: &[u8], outlet: &Outlet, sinks: &mut Sinks, now: Instant) -> Turn {
-        sinks.take(outlet, &self.pipe, seen, now);
+    fn bytes(
+        &mut self,
+        seen: &[u8],
+        unfinished: Option<Instant>,
+        outlet: &Outlet,
+        sinks: &mut Sinks,
+        now: Instant,
+    ) -> Turn {
+        // A file in trouble leaves the head of a line in the pipe.
+        let in_trouble = sinks.is_in_trouble(outlet);
+        let ready = if in_trouble { self.ready(seen, unfinished, outlet, sinks, now) } else { Some(seen) };
+        let Some(ready) = ready else { return Turn::Empty };
+        sinks.take(outlet, &self.pipe, ready, now);
         Turn::More
     }
 
-    /// `unfinished` is since when the line that begins here waits for its end.
     fn lines(
         &mut self,
         seen: &[u8],
@@ -129,25 +139,36 @@ impl Stream {
         sinks: &mut Sinks,
         now: Instant,
     ) -> Turn {
-        let whole = seen.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        if whole > 0 {
-            sinks.deliver(outlet, &self.pipe, &mut self.splitter, &seen[..whole], now);
-            return Turn::More;
+        let Some(ready) = self.ready(seen, unfinished, outlet, sinks, now) else { return Turn::Empty };
+        sinks.deliver(outlet, &self.pipe, &mut self.splitter, ready, now);
+        if !ready.ends_with(b"\n") && is_overdue(unfinished, now) {
+            sinks.split(outlet, &mut self.splitter, now);
+        }
+        Turn::More
+    }
+
+    /// What there is but for the head of a line, which stays in the pipe: `None` when that is all. It comes as well when
+    /// its end cannot join it there, or did not in time. `unfinished` is since when the line that begins here waits for its
+    /// end.
+    fn ready<'a>(
+        &mut self,
+        seen: &'a [u8],
+        unfinished: Option<Instant>,
+        outlet: &Outlet,
+        sinks: &Sinks,
+        now: Instant,
+    ) -> Option<&'a [u8]> {
+        if let Some(end) = seen.iter().rposition(|byte| *byte == b'\n') {
+            return Some(&seen[..=end]);
         }
         // Pages of a pipe can be half empty, so a pipe that is half full may be full and its writer waiting for room.
         let full = seen.len() >= self.capacity.min(sinks.peek_limit()) / 2;
-        if full || !self.splitter.is_empty() || pipe::is_over(&self.pipe) {
-            sinks.deliver(outlet, &self.pipe, &mut self.splitter, seen, now);
-            return Turn::More;
+        let overdue = outlet.takes_parts() && is_overdue(unfinished, now);
+        if full || overdue || !self.splitter.is_empty() || pipe::is_over(&self.pipe) {
+            return Some(seen);
         }
-        let since = unfinished.unwrap_or(now);
-        if outlet.takes_parts() && since + LINE_TIME <= now {
-            sinks.deliver(outlet, &self.pipe, &mut self.splitter, seen, now);
-            sinks.split(outlet, &mut self.splitter, now);
-            return Turn::More;
-        }
-        self.unfinished = Some(since);
-        Turn::Empty
+        self.unfinished = unfinished.or(Some(now));
+        None
     }
 
     /// When a line that is unfinished is not waited for any more.
@@ -178,6 +199,10 @@ impl Stream {
         }
         self.finish(outlet, sinks, now);
     }
+}
+
+fn is_overdue(unfinished: Option<Instant>, now: Instant) -> bool {
+    unfinished.is_some_and(|since| since + LINE_TIME <= now)
 }
 
 /// What identifies a stream in epoll's answers.
