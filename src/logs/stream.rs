@@ -141,7 +141,7 @@ impl Stream {
     ) -> Turn {
         let Some(ready) = self.ready(seen, unfinished, outlet, sinks, now) else { return Turn::Empty };
         sinks.deliver(outlet, &self.pipe, &mut self.splitter, ready, now);
-        if !ready.ends_with(b"\n") && is_overdue(unfinished, now) {
+        if !ready.ends_with(b"\n") && is_overdue(unfinished, outlet, now) {
             sinks.split(outlet, &mut self.splitter, now);
         }
         Turn::More
@@ -163,8 +163,7 @@ impl Stream {
         }
         // Pages of a pipe can be half empty, so a pipe that is half full may be full and its writer waiting for room.
         let full = seen.len() >= self.capacity.min(sinks.peek_limit()) / 2;
-        let overdue = outlet.takes_parts() && is_overdue(unfinished, now);
-        if full || overdue || !self.splitter.is_empty() || pipe::is_over(&self.pipe) {
+        if full || is_overdue(unfinished, outlet, now) || !self.splitter.is_empty() || pipe::is_over(&self.pipe) {
             return Some(seen);
         }
         self.unfinished = unfinished.or(Some(now));
@@ -201,8 +200,9 @@ impl Stream {
     }
 }
 
-fn is_overdue(unfinished: Option<Instant>, now: Instant) -> bool {
-    unfinished.is_some_and(|since| since + LINE_TIME <= now)
+/// Whether the end of a line is not waited for any more.
+fn is_overdue(unfinished: Option<Instant>, outlet: &Outlet, now: Instant) -> bool {
+    outlet.takes_parts() && unfinished.is_some_and(|since| since + LINE_TIME <= now)
 }
 
 /// What identifies a stream in epoll's answers.
