@@ -126,8 +126,11 @@ fn settings_are_kept_in_pm2_s_file() {
     let stored = std::fs::read_to_string(home.path().join("module_conf.json")).unwrap();
     let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored["api"]["port"], "8080");
-    call("unset api:port").ok();
+    call("conf api:port").ok().says("Module: api\n$ pm2 set api:port 8080\n").says_not("plain");
+    call("set other").ok().says("$ pm2 set plain word\n").says("Module: api\n");
+    call("unset api:port").ok().says("$ pm2 set api:host localhost\n").says_not("8080");
     call("get api:port").fails();
+    call("unset nothing").ok().says("$ pm2 set plain word\n");
     call("unset all").ok();
     assert_eq!(call("get").ok().stdout(), "");
 }

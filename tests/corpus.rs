@@ -27,7 +27,7 @@ fn run(script: &str) {
     let with = |program: &str| {
         let mut command = Command::new(program);
         command.env("PATH", &path).env("PM2_HOME", &home).env("CORPUS", &corpus).current_dir(&apps);
-        for name in ["PM2RS_HOME", "PM2_SILENT", "FORCE_COLOR", "NO_COLOR", "NODE_ENV", "LIMIT"] {
+        for name in ["PM2RS_HOME", "PM2_SILENT", "FORCE_COLOR", "NO_COLOR", "NODE_ENV", "LIMIT", "PORT", "FOO", "BAR"] {
             command.env_remove(name);
         }
         command.stdin(Stdio::null());
@@ -64,6 +64,36 @@ fn an_exporter() {
 #[test]
 fn a_server_of_static_files() {
     run("serve.sh");
+}
+
+#[test]
+fn deployments() {
+    run("deploy.sh");
+}
+
+#[test]
+fn loops_over_ids() {
+    run("ids.sh");
+}
+
+#[test]
+fn options_of_a_restart() {
+    run("amended.sh");
+}
+
+#[test]
+fn exit_codes_and_silence() {
+    run("codes.sh");
+}
+
+#[test]
+fn columns_and_rows() {
+    run("columns.sh");
+}
+
+#[test]
+fn what_is_said_to_processes() {
+    run("speak.sh");
 }
 
 #[test]

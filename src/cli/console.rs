@@ -107,7 +107,14 @@ impl Console {
         if self.json { self.aside(text) } else { self.print(text) }
     }
 
-    /// What was asked for, as it is; printed even in silence.
+    /// What was asked for, as it is.
+    pub fn answer(&self, text: &str) {
+        if !self.silent || self.json {
+            self.print(text);
+        }
+    }
+
+    /// As [`Console::answer`], of what PM2 prints even in silence: its lists for machines.
     pub fn print(&self, text: &str) {
         let mut out = io::stdout().lock();
         ended_quietly(out.write_all(text.as_bytes()).and_then(|()| out.flush()));

@@ -63,7 +63,7 @@ fn answer(typed: &Typed, as_pm2: bool) -> Exit {
     let console = Console::of_this_process(&Options::default());
     match typed {
         Typed::Help(text) => {
-            console.print(text);
+            console.print(&if as_pm2 { text.replace("pm2rs ", "pm2 ") } else { text.clone() });
             Exit::Success
         }
         Typed::Version => {

@@ -139,7 +139,8 @@ impl Session {
             self.options.sort.as_deref().map(Sort::read).unwrap_or_default().apply(&mut rows);
         }
         if self.options.mini_list {
-            console.say(list::blocks(&rows, now()).trim_end());
+            console.say(list::blocks(&rows, now()).trim_end_matches('\n'));
+            console.say("");
         } else {
             console.say(list::table(&rows, now(), console.width, console.colours).trim_end());
             if settings::shows_host_metrics(self) {

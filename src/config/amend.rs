@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::core::{AppSpec, ExecMode};
+use crate::core::{AppSpec, ExecMode, WatchSpec};
 
 use super::environment::Environment;
 use super::error::{ConfigError, Place, Warning};
@@ -109,10 +109,27 @@ pub fn amend(
         environment: Environment { all: spec.env.clone(), ..Environment::default() },
         filter_env: resolver.filter_env(),
     });
-    let amended = merged(spec, &fresh, decided.iter().map(String::as_str))
+    let mut amended = merged(spec, &fresh, decided.iter().map(String::as_str))
         .ok_or_else(|| wrong("the options cannot be applied to the app as it is".to_owned()))?;
+    if let (Some(before), Some(now)) = (&spec.watch, &mut amended.watch) {
+        go_on_watching(before, now, |key| keys.contains_key(key));
+    }
     validate::validate_spec(&amended)?;
     Ok(Some(Resolved { spec: amended, warnings: canonical.warnings.into_iter().map(Warning).collect() }))
+}
+
+/// `--watch` says what is watched; how, stays as it was unless that is said, too.
+fn go_on_watching(before: &WatchSpec, now: &mut WatchSpec, said: impl Fn(&str) -> bool) {
+    if !said("ignore_watch") {
+        now.ignore.clone_from(&before.ignore);
+    }
+    if !said("watch_ext") {
+        now.ext.clone_from(&before.ext);
+    }
+    if !said("watch_delay") {
+        now.delay = before.delay;
+    }
+    now.reload = before.reload;
 }
 
 /// `old` with those parts of `fresh` that the keys decide.
@@ -179,6 +196,24 @@ mod tests {
         let off = CliOverrides { cron_restart: Some("0".to_owned()), ..CliOverrides::default() };
         let spec = amend(&planned, None, &off, &CallerContext::default()).unwrap().unwrap().spec;
         assert_eq!(spec.cron_restart, None);
+    }
+
+    #[test]
+    fn arguments_of_the_interpreter_are_taken_away_by_null() {
+        let traced = AppSpec { node_args: vec!["--trace-warnings".to_owned()], ..spec() };
+        let null = CliOverrides { node_args: Some("null".to_owned()), ..CliOverrides::default() };
+        let amended = amend(&traced, None, &null, &CallerContext::default()).unwrap().unwrap().spec;
+        assert_eq!(amended, spec());
+    }
+
+    #[test]
+    fn watch_changes_nothing_but_what_is_watched() {
+        let ignoring = WatchSpec { ignore: vec!["logs".to_owned()], delay: 500, ..WatchSpec::default() };
+        let watched = AppSpec { watch: Some(ignoring.clone()), ..spec() };
+        let again = CliOverrides { watch: vec!["src".to_owned()], ..CliOverrides::default() };
+        let amended = amend(&watched, None, &again, &CallerContext::default()).unwrap().unwrap().spec.watch.unwrap();
+        assert_eq!(amended, WatchSpec { paths: amended.paths.clone(), ..ignoring });
+        assert_eq!(amended.paths.len(), 1);
     }
 
     #[test]

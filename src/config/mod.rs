@@ -45,6 +45,7 @@ pub use keys::{Effect, KEYS, Key, find as find_key};
 pub use kind::{Kind, cron_problem};
 pub use nearest::nearest;
 pub use options::{CallerContext, CliOverrides, LoadContext};
+pub use paths::resolve as resolve_path;
 pub use resolve::{Resolved, resolve_entry, resolve_script};
 pub use source::{FileKind, file_kind, load_file, parse_stdin};
 pub use validate::validate_spec;

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// `path` made absolute against `base`, `~` expanded, `.` and `..` removed without looking at the disk: a release
 /// folder that is a link is looked up anew at each start.
-pub(super) fn resolve(base: &Path, path: &str, env: &BTreeMap<String, String>) -> PathBuf {
+pub fn resolve(base: &Path, path: &str, env: &BTreeMap<String, String>) -> PathBuf {
     let expanded = match path.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => env.get("HOME").map(|home| format!("{home}{rest}")),
         _ => None,

@@ -97,6 +97,8 @@ impl Fleet {
         let worker = row.incoming.take()?;
         let old = row.current.replace(worker);
         row.outgoing.extend(old);
+        // PM2 counts when it orders the newcomer. Here the count belongs to who serves: whoever waits for it to grow
+        // meets the new release, and a reload that failed was no restart.
         row.restarts = row.restarts.saturating_add(1);
         row.record = Record::default();
         self.serve(process, worker);

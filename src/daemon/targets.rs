@@ -27,7 +27,7 @@ const MAX_TARGETS: usize = 1024;
 /// The processes that `targets` name among `rows` (those that the caller may control), in order of their ids.
 ///
 /// # Errors
-/// A target that matches nothing, `all` where there is nothing, or a malformed regular expression; nothing is acted on
+/// A target that matches nothing, `all` or a pattern where there is nothing, or a malformed regular expression; nothing is acted on
 /// then.
 pub fn resolve(rows: &[Row<'_>], targets: &[String]) -> Result<Vec<ProcessId>, Error> {
     if targets.is_empty() {
@@ -61,7 +61,7 @@ fn resolve_one(rows: &[Row<'_>], target: &str) -> Result<Vec<ProcessId>, Error> 
             .build()
             .map_err(|_| Error::InvalidArgument(format!("`{target}` is not a valid regular expression")))?;
         let ids = matching(&|row| regex.is_match(row.name));
-        return if ids.is_empty() { Err(no_such()) } else { Ok(ids) };
+        return if ids.is_empty() { Err(Error::NoProcess) } else { Ok(ids) };
     }
     // A path matches the script; the command line has made it absolute against the caller's folder.
     let by_script = matching(&|row| row.script == Path::new(target));
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn what_matches_nothing_is_named_in_the_error() {
         assert_eq!(ids("99"), Err(Error::NoSuchTarget("99".into())));
-        assert_eq!(ids("/nope/"), Err(Error::NoSuchTarget("/nope/".into())));
+        assert_eq!(ids("/nope/"), Err(Error::NoProcess));
         assert!(matches!(ids("/(/"), Err(Error::InvalidArgument(_))));
         assert_eq!(resolve(&[], &["all".into()]), Err(Error::NoProcess));
     }

@@ -27,3 +27,10 @@ until_same() { # FILTER WANTED: waits for it
         [ $SECONDS -lt $end ] || wrong "$1 stays «$found» instead of «$2»"
     done
 }
+free_port() { node -e 'const s = require("net").createServer().listen(0, () => { console.log(s.address().port); s.close(); })'; }
+until_answers() { # TEXT: what serves on $PORT answers so, be it one of several
+    local end=$((SECONDS + 30))
+    until [ "$(curl -s "localhost:$PORT")" = "$1" ]; do
+        [ $SECONDS -lt $end ] || wrong "nobody answers «$1»"
+    done
+}

@@ -88,8 +88,8 @@ pub async fn act(session: &Session, verb: Verb, typed: &[String]) -> Result<(), 
         if verb.renews() && !session.options.update_env {
             session.console.say("Use --update-env to update environment variables");
         }
-        if verb.renews() {
-            say_plan(session);
+        if let Some(plan) = session.options.cron_restart.as_deref().filter(|_| verb.renews()) {
+            say_plan(session, plan);
         }
         let selection = match targets::select(session, &client, &rows, target).await {
             Err(Failure::Error(_)) if target.parse::<u32>().is_ok() => {
@@ -168,12 +168,11 @@ pub fn unknown_id(session: &Session, verb: Verb, id: &str) -> Failure {
     })
 }
 
-/// Says what the option about planned restarts comes to, as PM2 does before anything else.
-pub fn say_plan(session: &Session) {
-    match session.options.cron_restart.as_deref() {
-        None => {}
-        Some("0") => session.console.info("disabling cron restart"),
-        Some(pattern) => session.console.info(format!("cron restart at {pattern}")),
+/// Says what a plan of restarts comes to, as PM2 does before anything else.
+pub fn say_plan(session: &Session, plan: &str) {
+    match plan {
+        "0" => session.console.info("disabling cron restart"),
+        pattern => session.console.info(format!("cron restart at {pattern}")),
     }
 }
 
@@ -303,6 +302,10 @@ pub async fn scale(session: &Session, args: &ScaleArgs) -> Result<(), Failure> {
     }
     let client = session.daemon().await?;
     let before = session.rows(&client).await?;
+    let of_app = |row: &&Row| row.name == app;
+    if number.parse() == Ok(0) && before.iter().any(|row| of_app(&row)) {
+        return scale_to_nothing(session, &client, before.iter().filter(of_app)).await;
+    }
     let job = client.manager().scale(app, number).await.map_err(|error| match error {
         api::Error::NoSuchTarget(_) => {
             Failure::error(format!("Application {app} not found{}", targets::hint(&before, app)))
@@ -315,11 +318,23 @@ pub async fn scale(session: &Session, args: &ScaleArgs) -> Result<(), Failure> {
     for _ in after.iter().filter(|row| before.iter().all(|other| other.id != row.id)) {
         session.console.info("Scaling up application");
     }
-    for row in gone {
-        session.console.info(format!("Applying action deleteProcessId on app [{}](ids: [ {} ])", row.id, row.id));
-        session.console.info(format!("[{}]({}) ✓", row.name, row.id));
-    }
+    gone.for_each(|row| say_gone(session, row));
     session.show_list(&client).await
+}
+
+/// PM2 takes this for the deletion of all of them.
+async fn scale_to_nothing(session: &Session, client: &Client, rows: impl Iterator<Item = &Row>) -> Result<(), Failure> {
+    for row in rows {
+        let job = client.manager().delete(&[row.id.to_string().as_str()]).await?;
+        session.finish(client, &format!("delete {}", row.name), &job).await?;
+        say_gone(session, row);
+    }
+    session.show_list(client).await
+}
+
+fn say_gone(session: &Session, row: &Row) {
+    say_action(session, Verb::Delete, &row.id.to_string(), &inspect(&json!([row.id])));
+    session.console.info(format!("[{}]({}) ✓", row.name, row.id));
 }
 
 /// `reset`.

@@ -78,12 +78,12 @@ pub async fn describe(session: &Session, target: &str) -> Result<(), Failure> {
         return Err(Failure::Warning(format!("{target} doesn't exist{}", targets::hint(&rows, target))));
     }
     if session.options.json {
-        session.console.print(&format!("{}\n", serde_json::json!(found)));
+        session.console.answer(&format!("{}\n", serde_json::json!(found)));
         return Ok(());
     }
     let environment = |name: &str| std::env::var(name).ok();
     for process in found {
-        session.console.print(&page(process, now(), &environment, session.console.colours));
+        session.console.answer(&page(process, now(), &environment, session.console.colours));
     }
     Ok(())
 }
@@ -101,7 +101,7 @@ pub async fn environment(session: &Session, typed: &str) -> Result<(), Failure> 
     let process = list.as_array().into_iter().flatten().find(of_id).ok_or_else(unknown)?;
     if session.options.json {
         let environment = client.manager().get_environment(id).await?;
-        session.console.print(&format!("{}\n", serde_json::json!(environment)));
+        session.console.answer(&format!("{}\n", serde_json::json!(environment)));
         return Ok(());
     }
     let shown = |(name, value): &(&String, &Value)| !value.is_object() && !NO_VARIABLES.contains(&name.as_str());
@@ -111,7 +111,7 @@ pub async fn environment(session: &Session, typed: &str) -> Result<(), Failure> 
             other => scalar(other),
         };
         let value = Paint::Green.on(session.console.colours, &value);
-        session.console.print(&format!("{name}: {value}\n"));
+        session.console.answer(&format!("{name}: {value}\n"));
     }
     Ok(())
 }

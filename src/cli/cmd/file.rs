@@ -9,7 +9,7 @@ use super::targets::{self, Selection};
 use crate::api::{Client, StartDict};
 use crate::cli::args::ApplyArgs;
 use crate::cli::exit::Failure;
-use crate::cli::render::row::Row;
+use crate::cli::render::row::{Row, scalar};
 use crate::cli::session::Session;
 use crate::config::{self, Change, Ecosystem, Needs};
 use crate::core::{AppSpec, STATIC_SERVER};
@@ -277,7 +277,6 @@ fn apps(session: &Session, file: &str) -> Result<Apps, Failure> {
         session.console.warn_aside(format!("no app `{only}` in `{file}`{hint}"));
     }
     let mut apps = Apps { specs: Vec::with_capacity(entries.len()), absent: Vec::new() };
-    let mut said = BTreeSet::new();
     for entry in entries {
         let resolved = match config::resolve_entry(entry, &overrides, &caller) {
             Ok(resolved) => resolved,
@@ -288,9 +287,7 @@ fn apps(session: &Session, file: &str) -> Result<Apps, Failure> {
             Err(error) => return Err(error.into()),
         };
         for warning in resolved.warnings {
-            if said.insert(warning.0.clone()) {
-                session.console.warn(warning.0);
-            }
+            session.console.warn(warning.0);
         }
         apps.specs.push(resolved.spec);
     }
@@ -312,6 +309,9 @@ fn load(session: &Session, file: &str) -> Result<Ecosystem, Failure> {
     };
     for warning in &ecosystem.warnings {
         session.console.warn(&warning.0);
+    }
+    for plan in ecosystem.apps.iter().filter_map(|entry| entry.get("cron_restart")) {
+        control::say_plan(session, &scalar(plan));
     }
     Ok(ecosystem)
 }

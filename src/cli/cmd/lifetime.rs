@@ -56,7 +56,7 @@ pub async fn ping(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
     let answer = client.manager().ping().await?;
     let answer = json!({ "msg": answer });
-    session.console.print(&format!("{}\n", if session.options.json { answer.to_string() } else { inspect(&answer) }));
+    session.console.answer(&format!("{}\n", if session.options.json { answer.to_string() } else { inspect(&answer) }));
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub async fn list(session: &Session) -> Result<(), Failure> {
     }
     loop {
         if session.console.width.is_some() {
-            session.console.print(CLEAR);
+            session.console.answer(CLEAR);
         }
         session.show_list(&client).await?;
         tokio::time::sleep(REFRESH).await;
@@ -61,7 +61,7 @@ pub async fn ids(session: &Session, app: &str) -> Result<(), Failure> {
     let client = session.daemon().await?;
     let ids: Vec<u64> = session.rows(&client).await?.iter().filter(|row| row.name == app).map(|row| row.id).collect();
     let ids = json!(ids);
-    session.console.print(&format!("{}\n", if session.options.json { ids.to_string() } else { inspect(&ids) }));
+    session.console.answer(&format!("{}\n", if session.options.json { ids.to_string() } else { inspect(&ids) }));
     Ok(())
 }
 
@@ -75,10 +75,10 @@ pub async fn pids(session: &Session, app: Option<&str>) -> Result<(), Failure> {
     let of_app = |row: &&Row| app.is_none_or(|app| row.name == app);
     let pids = rows.iter().filter(of_app).map(|row| row.pid);
     if session.options.json {
-        session.console.print(&format!("{}\n", json!(pids.collect::<Vec<_>>())));
+        session.console.answer(&format!("{}\n", json!(pids.collect::<Vec<_>>())));
         return Ok(());
     }
     let pids: Vec<String> = pids.map(|pid| pid.to_string()).collect();
-    session.console.print(&format!("{}\n", pids.join("\n")));
+    session.console.answer(&format!("{}\n", pids.join("\n")));
     Ok(())
 }

@@ -36,17 +36,23 @@ pub async fn daemon_tail(client: &Client, lines: usize) -> Option<(PathBuf, Vec<
 /// `flush`: empties log files; without a target those of everything, the private daemon's own included.
 ///
 /// # Errors
-/// For a target that stands for nothing.
+/// When the daemon cannot empty them.
 pub async fn flush(session: &Session, target: Option<&str>) -> Result<(), Failure> {
     let client = session.daemon().await?;
     let rows = session.rows(&client).await?;
     let target = target.filter(|target| *target != "all");
     let targets: Vec<&str> = target.into_iter().collect();
     let ids = match target {
-        Some(target) => client.manager().resolve(&[target]).await.map_err(|error| match error {
-            api::Error::NoSuchTarget(target) => Failure::Error(not_found(&rows, &target)),
-            other => other.into(),
-        })?,
+        Some(target) => match client.manager().resolve(&[target]).await {
+            Ok(ids) => ids,
+            // No error in PM2: what has no logs needs no flushing.
+            Err(api::Error::NoSuchTarget(target)) => {
+                session.console.warn_aside(not_found(&rows, &target));
+                session.console.info("Logs flushed");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        },
         None => Vec::new(),
     };
     client.manager().flush_logs(&targets).await?;

@@ -57,6 +57,17 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
     let looks_back = ends || filter.is_set() || matches!(look.form, Form::Prefixed | Form::Raw);
     let mut view =
         View { targets: targets(&args.targets), look, streams: streams(args), filter, ..View::new(session, rows) };
+    if args.nostream && !view.targets.is_empty() {
+        let targets: Vec<&str> = view.targets.iter().map(String::as_str).collect();
+        // No error in PM2: of what is not there nothing was written.
+        if let Err(unknown @ (api::Error::NoSuchTarget(_) | api::Error::NoProcess)) =
+            client.manager().resolve(&targets).await
+        {
+            view.title(&last_lines(view.filter.lines));
+            Failure::from(unknown).tell(&session.console);
+            return Ok(());
+        }
+    }
     if view.filter.lines > 0 && looks_back {
         view.tail(&client).await?;
     }
@@ -113,6 +124,10 @@ fn streams(args: &LogsArgs) -> &'static str {
         (false, true) => "err",
         _ => "all",
     }
+}
+
+fn last_lines(lines: u32) -> String {
+    if lines == u32::MAX { "all lines".to_owned() } else { format!("last {lines} lines") }
 }
 
 /// Which lines are shown.
@@ -183,28 +198,37 @@ impl<'a> View<'a> {
         Records::of(pipe.into())
     }
 
+    /// Whether it is said whose lines they are before they come, as PM2 does, be they raw. What was searched for is
+    /// printed alone.
+    fn has_titles(&self) -> bool {
+        match self.look.form {
+            Form::Prefixed => true,
+            Form::Raw => !self.filter.is_set(),
+            Form::Json | Form::Pairs => false,
+        }
+    }
+
+    fn title(&self, what: &str) {
+        let (whom, noun) = match self.targets.as_slice() {
+            [] => ("all".to_owned(), "processes"),
+            [one] => (one.clone(), "process"),
+            several => (several.join(" "), "processes"),
+        };
+        let text = format!("[TAILING] Tailing {what} for [{whom}] {noun} (change the value with --lines option)");
+        self.session.console.say(Paint::Grey.on(self.session.console.colours, &text));
+    }
+
     /// The last lines, file by file.
     async fn tail(&mut self, client: &Client) -> Result<(), Failure> {
         let Filter { lines, since, until, ref pattern } = self.filter;
         let grep = pattern.as_ref().map(ToString::to_string);
         let options = LogsDict { lines, since, until, grep, ..LogsDict::default() };
-        let mut records = self.open(client, options).await?;
         let console = &self.session.console;
-        // PM2's headings stand between raw lines, too; who filters with what only we have wants the lines.
-        let titled = match self.look.form {
-            Form::Prefixed => true,
-            Form::Raw => !self.filter.is_set(),
-            Form::Json | Form::Pairs => false,
-        };
-        let what = if lines == u32::MAX { "all lines".to_owned() } else { format!("last {lines} lines") };
+        let titled = self.has_titles();
+        let what = last_lines(lines);
+        let mut records = self.open(client, options).await?;
         if titled {
-            let (whom, noun) = match self.targets.as_slice() {
-                [] => ("all".to_owned(), "processes"),
-                [one] => (one.clone(), "process"),
-                several => (several.join(" "), "processes"),
-            };
-            let text = format!("[TAILING] Tailing {what} for [{whom}] {noun} (change the value with --lines option)");
-            console.say(Paint::Grey.on(console.colours, &text));
+            self.title(&what);
         }
         if self.look.form == Form::Prefixed && self.targets.is_empty() && self.streams == "all" && !self.filter.is_set()
         {
@@ -291,7 +315,7 @@ impl<'a> View<'a> {
                 Some(event) = events.next() => {
                     let Ok(event) = event.args() else { continue };
                     if self.concerns(client, event.process).await {
-                        self.session.console.print(&log_line::event(event.at, event.event, event.name));
+                        self.session.console.answer(&log_line::event(event.at, event.event, event.name));
                     }
                 }
             }
@@ -332,7 +356,7 @@ impl<'a> View<'a> {
         if self.look.form == Form::Raw && record.stream == "err" {
             self.session.console.aside(&line);
         } else {
-            self.session.console.print(&line);
+            self.session.console.answer(&line);
         }
     }
 }

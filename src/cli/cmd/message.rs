@@ -57,7 +57,7 @@ pub async fn attach(session: &Session, args: &AttachArgs) -> Result<(), Failure>
     loop {
         tokio::select! {
             record = records.next() => match record? {
-                Some(record) => session.console.print(&format!("{separator}{}\n", record.message)),
+                Some(record) => session.console.answer(&format!("{separator}{}\n", record.message)),
                 None => return Ok(()),
             },
             line = typed.next_line(), if input_open => match line {
@@ -71,7 +71,7 @@ pub async fn attach(session: &Session, args: &AttachArgs) -> Result<(), Failure>
 async fn known(session: &Session, client: &Client, typed: &str) -> Result<u32, Failure> {
     let rows = session.rows(client).await?;
     let id = typed.parse().ok().filter(|id| rows.iter().any(|row| row.id == u64::from(*id)));
-    id.ok_or_else(|| Failure::error(format!("Process with ID <{typed}> unknown")))
+    id.ok_or_else(|| Failure::error(format!("Process with ID <{typed}> unknown.")))
 }
 
 /// `trigger TARGET ACTION [PARAMETER]`: waits for the answers.
@@ -96,7 +96,7 @@ pub async fn trigger(session: &Session, args: &TriggerArgs) -> Result<(), Failur
     for (id, reply) in replies {
         let row = rows.iter().find(|row| row.id == u64::from(id));
         let (name, namespace) = row.map_or(("", ""), |row| (row.name.as_str(), row.namespace.as_str()));
-        session.console.print(&format!("[{name}:{id}:{namespace}]={reply}\n"));
+        session.console.answer(&format!("[{name}:{id}:{namespace}]={reply}\n"));
     }
     Ok(())
 }

@@ -73,10 +73,7 @@ pub async fn run(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Set(args) => settings::set(session, args.key.as_deref(), args.value.as_deref()).await,
         Command::Multiset(args) => settings::multiset(session, &args.pairs).await,
         Command::Get(args) => settings::get(session, args.key.as_deref()),
-        Command::Conf(args) => match (&args.key, &args.value) {
-            (Some(key), Some(value)) => settings::set(session, Some(key), Some(value)).await,
-            (key, _) => settings::get(session, key.as_deref()),
-        },
+        Command::Conf(args) => settings::set(session, args.key.as_deref(), args.value.as_deref()).await,
         Command::Unset(args) => settings::unset(session, &args.key),
         Command::Completion(args) => completion::run(session, args.what.as_deref()).await,
         Command::Examples => {

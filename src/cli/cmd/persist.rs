@@ -57,13 +57,20 @@ pub async fn resurrect(session: &Session) -> Result<(), Failure> {
 /// When what was saved does not start.
 pub(super) async fn restore(session: &Session, client: &Client) -> Result<bool, Failure> {
     let console = &session.console;
+    let dump = dump_file(client).await?;
+    console.info(format!("Restoring processes located in {}", dump.display()));
     let before: BTreeSet<u64> = session.rows(client).await?.iter().map(|row| row.id).collect();
     let job = match client.manager().resurrect().await {
         Ok(job) => job,
-        Err(crate::api::Error::NotPossible(_)) => return Ok(false),
+        Err(crate::api::Error::NotPossible(_)) => {
+            let copy = format!("{}.bak", dump.display());
+            console.error(format!("Failed to read dump file in {}", dump.display()));
+            console.info(format!("Restoring processes located in {copy}"));
+            console.error(format!("Failed to read dump file in {copy}"));
+            return Ok(false);
+        }
         Err(error) => return Err(error.into()),
     };
-    console.info(format!("Restoring processes located in {}", dump_file(client).await?.display()));
     let finished = session.finish(client, "resurrect", &job).await;
     for row in session.rows(client).await?.iter().filter(|row| !before.contains(&row.id)) {
         console.info(format!("Process {} restored", row.script));

@@ -43,7 +43,7 @@ pub async fn report(session: &Session) -> Result<(), Failure> {
     };
     section("Daemon logs", &log);
     text.push_str("```\n\nPlease read it through for what is not to be published before you send it to anybody.\n");
-    session.console.print(&text);
+    session.console.answer(&text);
     Ok(())
 }
 

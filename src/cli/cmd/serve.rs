@@ -52,7 +52,9 @@ pub async fn serve(session: &Session, args: &ServeArgs) -> Result<(), Failure> {
         session.console.warn(&warning.0);
     }
     let client = session.daemon().await?;
+    session.console.info(start::starting(&resolved.spec, caller.cpus));
     start::launch(session, &client, &resolved.spec, session.options.force).await?;
+    session.console.info("Done.");
     session.console.info(format!("Serving {shown} on port {port}"));
     session.show_list(&client).await
 }

@@ -95,12 +95,18 @@ impl Key<'_> {
     }
 }
 
-/// `set KEY VALUE`; without a value as `get`.
+/// `set KEY VALUE` and `conf KEY VALUE`; without a value the settings of that app, or all.
 ///
 /// # Errors
 /// For a wrong key, or when the store cannot be written.
 pub async fn set(session: &Session, key: Option<&str>, value: Option<&str>) -> Result<(), Failure> {
-    let (Some(typed), Some(value)) = (key, value) else { return get(session, key) };
+    let Some(typed) = key else { return get(session, None) };
+    let Some(value) = value else {
+        let store = Store::open(session)?;
+        let app = typed.split([':', '.']).next().filter(|app| store.values.contains_key(*app));
+        show(session, &store, app);
+        return Ok(());
+    };
     let key = Key::read(typed)?;
     let mut store = Store::open(session)?;
     store.set(&key, value);
@@ -125,7 +131,9 @@ async fn hand_on(session: &Session, store: &Store, app: &str) -> Result<(), Fail
     env.insert(app.to_owned(), Value::Object(of_app.clone()).to_string());
     let update = UpdateDict { env: Some(env), ..UpdateDict::default() };
     let job = client.manager().restart(&[app], &update).await?;
-    session.finish(&client, &format!("restart {app}"), &job).await
+    session.finish(&client, &format!("restart {app}"), &job).await?;
+    session.console.info(format!("Module {app} restarted"));
+    Ok(())
 }
 
 /// `multiset "KEY VALUE KEY VALUE"`.
@@ -162,7 +170,7 @@ pub fn get(session: &Session, key: Option<&str>) -> Result<(), Failure> {
                 Key::OfApp(app, word) => all.get(app).and_then(|of_app| of_app.get(word)),
             },
         };
-        session.console.print(&format!("{}\n", found.ok_or_else(|| unknown(key.unwrap_or_default()))?));
+        session.console.answer(&format!("{}\n", found.ok_or_else(|| unknown(key.unwrap_or_default()))?));
         return Ok(());
     }
     let Some(typed) = key.filter(|key| *key != "all") else {
@@ -173,13 +181,13 @@ pub fn get(session: &Session, key: Option<&str>) -> Result<(), Failure> {
     match Key::read(typed)? {
         Key::OfApp(app, word) => {
             let value = store.values.get(app).and_then(|of_app| of_app[word].as_str()).ok_or_else(unknown)?;
-            session.console.print(&format!("Value for module {app} key {word}: {value}\n"));
+            session.console.answer(&format!("Value for module {app} key {word}: {value}\n"));
         }
         Key::Single(word) => match store.values.get(word).ok_or_else(unknown)? {
             Value::Object(_) => show(session, &store, Some(word)),
             value => {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                session.console.print(&format!("Value for key {word}: {value}\n"));
+                session.console.answer(&format!("Value for key {word}: {value}\n"));
             }
         },
     }
@@ -208,10 +216,12 @@ pub fn unset(session: &Session, typed: &str) -> Result<(), Failure> {
     if !removed {
         // What is to be gone is gone: no error, as in PM2.
         session.console.warn(format!("Unknown key {typed}"));
+        show(session, &store, None);
         return Ok(());
     }
     store.write()?;
     session.console.info(format!("Setting {typed} removed"));
+    show(session, &store, None);
     Ok(())
 }
 
@@ -220,15 +230,15 @@ fn show(session: &Session, store: &Store, only: Option<&str>) {
     for (name, value) in store.values.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
         match value {
             Value::Object(of_app) => {
-                session.console.print(&format!("Module: {name}\n"));
+                session.console.answer(&format!("Module: {name}\n"));
                 for (key, value) in of_app {
                     let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    session.console.print(&format!("$ pm2 set {name}:{key} {value}\n"));
+                    session.console.answer(&format!("$ pm2 set {name}:{key} {value}\n"));
                 }
             }
             value => {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                session.console.print(&format!("$ pm2 set {name} {value}\n"));
+                session.console.answer(&format!("$ pm2 set {name} {value}\n"));
             }
         }
     }

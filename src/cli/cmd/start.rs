@@ -46,7 +46,9 @@ pub async fn start(session: &Session, targets: &[String]) -> Result<(), Failure>
 
 /// Starts a script, or what of this name exists already; answers with the target that stands for it.
 async fn start_one(session: &Session, target: &str, client: &mut Option<Client>) -> Result<String, Failure> {
-    control::say_plan(session);
+    if let Some(plan) = &session.options.cron_restart {
+        control::say_plan(session, plan);
+    }
     // A script that cannot be run is found out before a daemon is started for it.
     let resolved = (!may_exist(session, target)).then(|| resolve(session, target)).transpose()?;
     let daemon = session.daemon().await?;
@@ -121,6 +123,7 @@ async fn restart_stopped(session: &Session, client: &Client, rows: &[Row], spec:
     let ids = named.filter_map(|row| u32::try_from(row.id).ok()).collect();
     let selection = Selection { typed: spec.name.clone(), target: spec.name.clone(), ids };
     control::apply(session, client, rows, Verb::Restart, &selection, None).await?;
+    session.console.info("Process successfully started");
     Ok(true)
 }
 
@@ -139,7 +142,7 @@ pub fn say_new_folders(session: &Session, spec: &AppSpec) {
 }
 
 /// PM2's line before a start.
-fn starting(spec: &AppSpec, cpus: u32) -> String {
+pub fn starting(spec: &AppSpec, cpus: u32) -> String {
     let mode = match spec.exec_mode {
         ExecMode::Fork => "fork_mode",
         ExecMode::Cluster => "cluster_mode",

@@ -42,7 +42,8 @@ pub async fn select(session: &Session, client: &Client, rows: &[Row], typed: &st
         Err(api::Error::NoSuchTarget(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let script = session.caller().cwd.join(typed);
+    let caller = session.caller();
+    let script = config::resolve_path(&caller.cwd, typed, &caller.env);
     if let Some(script) = script.to_str().filter(|script| rows.iter().any(|row| row.script == *script))
         && let Ok(ids) = client.manager().resolve(&[script]).await
     {

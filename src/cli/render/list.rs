@@ -210,7 +210,8 @@ pub fn blocks(rows: &[Row], now: u64) -> String {
             ("mode", row.mode().to_owned()),
             ("restarted", row.restarts.to_string()),
             ("uptime", row.uptime(now)),
-            ("memory usage", bytes(row.memory)),
+            // PM2's space at the end.
+            ("memory usage", bytes(row.memory) + " "),
             ("error log", row.error_path.clone()),
             ("watching", watching.to_owned()),
             ("PID file", row.pid_path.clone()),

@@ -27,7 +27,7 @@ pub struct Row {
     pub cpu: f64,
     /// Resident memory in bytes.
     pub memory: u64,
-    /// Who started it.
+    /// Whom it runs as.
     pub user: String,
     /// Whether its files are watched.
     pub watching: bool,
@@ -64,7 +64,7 @@ impl Row {
             status: text(&env["status"]),
             cpu: process["monit"]["cpu"].as_f64().unwrap_or_default(),
             memory: number(&process["monit"]["memory"]),
-            user: env["username"].as_str().map_or_else(|| scalar(&env["uid"]), str::to_owned),
+            user: user_of(env),
             watching: !matches!(env["watch"], Value::Null | Value::Bool(false)),
             out_path: path("pm_out_log_path"),
             error_path: path("pm_err_log_path"),
@@ -105,6 +105,12 @@ impl Row {
     }
 }
 
+/// The user that `uid` names, else who started it; a bare number says less than either.
+fn user_of(env: &Value) -> String {
+    let named = env["uid"].as_str().filter(|uid| uid.parse::<u32>().is_err());
+    named.or(env["username"].as_str()).map_or_else(|| scalar(&env["uid"]), str::to_owned)
+}
+
 /// Text, number or flag as text; empty for anything else.
 pub fn scalar(value: &Value) -> String {
     match value {
@@ -140,6 +146,14 @@ pub fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_user_is_whom_it_runs_as() {
+        let user = |env: Value| Row::read(&serde_json::json!({ "pm2_env": env })).user;
+        assert_eq!(user(serde_json::json!({ "username": "root" })), "root");
+        assert_eq!(user(serde_json::json!({ "username": "root", "uid": "nobody" })), "nobody");
+        assert_eq!(user(serde_json::json!({ "username": "root", "uid": "33" })), "root");
+    }
 
     #[test]
     fn durations_take_the_largest_unit_above_one() {
