@@ -199,14 +199,6 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_the_interpreter_are_taken_away_by_null() {
-        let traced = AppSpec { node_args: vec!["--trace-warnings".to_owned()], ..spec() };
-        let null = CliOverrides { node_args: Some("null".to_owned()), ..CliOverrides::default() };
-        let amended = amend(&traced, None, &null, &CallerContext::default()).unwrap().unwrap().spec;
-        assert_eq!(amended, spec());
-    }
-
-    #[test]
     fn watch_changes_nothing_but_what_is_watched() {
         let ignoring = WatchSpec { ignore: vec!["logs".to_owned()], delay: 500, ..WatchSpec::default() };
         let watched = AppSpec { watch: Some(ignoring.clone()), ..spec() };
