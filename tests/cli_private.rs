@@ -178,7 +178,8 @@ fn what_is_not_there_is_said_with_what_may_have_been_meant() {
     place.call("scale nothing 2").fails().complains("[PM2][ERROR] Application nothing not found\n");
     place.call("scale payments 1").fails().complains("[PM2][ERROR] Nothing to do\n");
     place.call("scale payments many").fails();
-    place.call("logs nothing --nostream").fails();
+    // PM2 lets this pass, and so do scripts.
+    place.call("logs nothing --nostream").ok().mentions("nothing not found");
     place.call("sendSignal SIGNOTHING payments").fails();
     place.call("start 7").fails();
 }
@@ -326,7 +327,7 @@ fn a_terminal_can_be_attached() {
     place.call("start echo.js").ok();
     let mut follower = Follower::start(&place, "attach 0 '>'");
     assert_eq!(follower.line_after(|| place.call("send 0 hello").ok(), "got"), ">got hello\n");
-    place.call("attach 7").fails().complains("[PM2][ERROR] Process with ID <7> unknown\n");
+    place.call("attach 7").fails().complains("[PM2][ERROR] Process with ID <7> unknown.\n");
 }
 
 #[test]
