@@ -247,9 +247,6 @@ fn environment(order: &SpawnOrder, context: &LaunchContext<'_>, interpreter: &Pa
     };
     set("PM2_HOME", path(Some(context.pm2_home)));
     set("PM2_USAGE", "CLI".to_owned());
-    if spec.source_file.is_some() {
-        set("PM2_JSON_PROCESSING", "true".to_owned());
-    }
     set("name", spec.name.clone());
     set("namespace", spec.namespace.clone());
     set("pm_id", order.process.to_string());

@@ -105,10 +105,13 @@ impl Row {
     }
 }
 
-/// The user that `uid` names, else who started it; a bare number says less than either.
+/// The user that `uid` names, else who started it.
 fn user_of(env: &Value) -> String {
-    let named = env["uid"].as_str().filter(|uid| uid.parse::<u32>().is_err());
-    named.or(env["username"].as_str()).map_or_else(|| scalar(&env["uid"]), str::to_owned)
+    let of_uid = env["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok()).map(|uid| {
+        let account = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+        account.map_or_else(|| uid.to_string(), |account| account.name)
+    });
+    of_uid.or_else(|| env["username"].as_str().map(str::to_owned)).unwrap_or_else(|| scalar(&env["uid"]))
 }
 
 /// Text, number or flag as text; empty for anything else.
@@ -150,9 +153,9 @@ mod tests {
     #[test]
     fn the_user_is_whom_it_runs_as() {
         let user = |env: Value| Row::read(&serde_json::json!({ "pm2_env": env })).user;
-        assert_eq!(user(serde_json::json!({ "username": "root" })), "root");
-        assert_eq!(user(serde_json::json!({ "username": "root", "uid": "nobody" })), "nobody");
-        assert_eq!(user(serde_json::json!({ "username": "root", "uid": "33" })), "root");
+        assert_eq!(user(serde_json::json!({ "username": "ann" })), "ann");
+        assert_eq!(user(serde_json::json!({ "username": "ann", "uid": 0 })), "root");
+        assert_eq!(user(serde_json::json!({ "username": "ann", "uid": 4_294_967_000_u32 })), "4294967000");
     }
 
     #[test]
