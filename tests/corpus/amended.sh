@@ -22,7 +22,7 @@ same "$(pm2 id a) $(pm2 id b)" '[] [ 0 ]'
 pm2 delete b >/dev/null
 
 FOO=1 BAR=2 pm2 start app.js --name f --filter-env FOO >/dev/null
-same "$(field '.[0].pm2_env | [.filter_env[0], .FOO, .BAR] | map(tostring) | join(" ")')" 'FOO null 2'
+same "$(field '.[0].pm2_env | [(.filter_env | tostring | contains("FOO")), .FOO, .BAR] | map(tostring) | join(" ")')" 'true null 2'
 same "$(pm2 env 0 | grep -cE '^(namespace: default|NODE_APP_INSTANCE: 0|PM2_USAGE: CLI|BAR: 2|km_link: false)$')" 5
 BAR=3 pm2 restart f >/dev/null
 same "$(pm2 env 0 | grep ^BAR)" 'BAR: 2'
