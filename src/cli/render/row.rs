@@ -111,7 +111,8 @@ fn user_of(env: &Value) -> String {
         let account = nix::unistd::User::from_uid(uid.into()).ok().flatten();
         account.map_or_else(|| uid.to_string(), |account| account.name)
     });
-    of_uid.or_else(|| env["username"].as_str().map(str::to_owned)).unwrap_or_else(|| scalar(&env["uid"]))
+    let named = env["uid"].as_str().filter(|uid| uid.parse::<u32>().is_err());
+    of_uid.or_else(|| named.or(env["username"].as_str()).map(str::to_owned)).unwrap_or_else(|| scalar(&env["uid"]))
 }
 
 /// Text, number or flag as text; empty for anything else.
@@ -155,6 +156,7 @@ mod tests {
         let user = |env: Value| Row::read(&serde_json::json!({ "pm2_env": env })).user;
         assert_eq!(user(serde_json::json!({ "username": "ann" })), "ann");
         assert_eq!(user(serde_json::json!({ "username": "ann", "uid": 0 })), "root");
+        assert_eq!(user(serde_json::json!({ "username": "ann", "uid": "bob" })), "bob");
         assert_eq!(user(serde_json::json!({ "username": "ann", "uid": 4_294_967_000_u32 })), "4294967000");
     }
 
