@@ -33,8 +33,13 @@ impl AppSpec {
         put_if(self.log.log_type != usual.log.log_type, "log_type", json!(self.log.log_type));
         put_if(self.log.disable_logs, "disable_logs", json!(true));
         put_if(self.increment_var.is_some(), "increment_var", json!(self.increment_var));
-        put_if(self.uid.is_some(), "uid", json!(self.uid));
-        put_if(self.gid.is_some(), "gid", json!(self.gid));
+        // PM2 has numbers here; the number of a name is known where the account is looked up.
+        let number = |name: &Option<String>| match name.as_deref().map(str::parse::<u32>) {
+            Some(Ok(number)) => json!(number),
+            _ => json!(name),
+        };
+        put_if(self.uid.is_some(), "uid", number(&self.uid));
+        put_if(self.gid.is_some(), "gid", number(&self.gid));
         put_if(self.balance != usual.balance, "balance", json!(self.balance));
         put_if(!self.agent, "agent", json!(false));
         put_if(self.drain_timeout != usual.drain_timeout, "drain_timeout", json!(self.drain_timeout));
@@ -68,5 +73,17 @@ impl AppSpec {
             }),
             None => self.source_file.is_none().then(|| json!(false)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_set_is_shown_and_ids_as_numbers() {
+        assert_eq!(AppSpec::default().settings(), Map::new());
+        let spec = AppSpec { uid: Some("1000".to_owned()), gid: Some("www-data".to_owned()), ..AppSpec::default() };
+        assert_eq!(Value::Object(spec.settings()), json!({ "uid": 1000, "gid": "www-data" }));
     }
 }
