@@ -7,6 +7,7 @@ mod clients;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use cli::{Call, call, pm2rs};
 use clients::{COUNTER, Load, SERVER, ask, assert_complete, free_port, identities, online, until};
@@ -35,23 +36,24 @@ impl Installation {
         self.folder.path().join("home")
     }
 
-    /// As packages do it: the new file takes the old one's place, which goes on to exist for those who run it.
-    fn replace(&self, put: impl FnOnce(&Path)) {
+    /// As packages do it: the new file takes the old one's place, which goes on to exist for those who run it. Copied by
+    /// another process, because what this one has open for writing is so for a moment in each child that another test
+    /// starts meanwhile, and cannot be executed then (execve(2), ETXTBSY).
+    fn replace(&self, by: &Path) {
         let new = self.folder.path().join("pm2rs.new");
-        put(&new);
+        assert!(Command::new("cp").arg(by).arg(&new).status().unwrap().success());
         fs::rename(new, self.program()).unwrap();
     }
 
     fn install_binary(&self) {
-        // A link of its own would be renamed onto itself, which does nothing (rename(2)).
-        self.replace(|path| assert!(fs::copy(BINARY, path).unwrap() > 0));
+        self.replace(Path::new(BINARY));
     }
 
     fn install_script(&self, text: &str) {
-        self.replace(|path| {
-            fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        });
+        let script = self.folder.path().join("script");
+        fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        self.replace(&script);
     }
 
     /// A command of the program as it was built, whatever is installed.
