@@ -34,7 +34,7 @@ same "$(field 'map(.name) | join(" ")')" 'j1 y1'
 
 # Plans, folders that are not there, and readiness are told of; as many processes as CPUs write one file.
 echo '{"apps":[{"name":"c","script":"app.js","instances":"max","cron_restart":"0 0 * * *"}]}' >cron.json
-says '[PM2] cron restart at 0 0 * * *' pm2 start cron.json
+same "$(pm2 start cron.json 2>/dev/null | grep -c 'cron restart at 0 0 \* \* \*')" 1
 same "$(field 'map(select(.name == "c").pm2_env.pm_out_log_path) | unique[]')" "$PM2_HOME/logs/c-out.log"
 same "$(field 'map(select(.name == "c").pm2_env.PM2_JSON_PROCESSING) | unique[]')" true
 echo '{"apps":[{"name":"f","script":"app.js","out_file":"new/f.log"}]}' >folder.json

@@ -57,9 +57,6 @@ pub async fn bring_up(
         return Err(tell(session, &absent));
     }
     let mut failed = !absent.is_empty();
-    for pattern in specs.iter().filter_map(|spec| spec.cron_restart.as_ref()) {
-        session.console.info(format!("cron restart at {pattern}"));
-    }
     let daemon = session.daemon().await?;
     let rows = session.rows(&daemon).await?;
     let known: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
