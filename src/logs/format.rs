@@ -70,6 +70,16 @@ impl Form {
         }
     }
 
+    /// The line as those who look on get it: as it is in the file, but for its end. `scratch` is where it is put together.
+    pub fn shown<'a>(&self, scratch: &'a mut Vec<u8>, line: &Line<'a>, stamp: &str, origin: Origin<'_>) -> &'a [u8] {
+        if *self == Form::Raw {
+            return line.text();
+        }
+        scratch.clear();
+        self.append(scratch, &Line { raw: line.text(), ..*line }, stamp, origin);
+        scratch.strip_suffix(b"\n").unwrap_or(scratch)
+    }
+
     /// Appends the line in this form. Whatever is appended ends in a line feed unless the form is raw or timed and the
     /// line itself does not.
     pub fn append(&self, to: &mut Vec<u8>, line: &Line<'_>, stamp: &str, origin: Origin<'_>) {
@@ -130,6 +140,20 @@ mod tests {
         );
         let json = Form::Json(Some("HH:mm".to_owned()));
         assert!(written(&json, b"x\n", LineEnd::Newline, false).contains("\"timestamp\":\"01:57\""));
+    }
+
+    #[test]
+    fn who_looks_on_sees_lines_as_the_file_has_them() {
+        let now: Zoned = "2026-11-21T01:57:36.123+01:00[Europe/Berlin]".parse().unwrap();
+        let seen = |form: Form, raw: &[u8]| {
+            let mut scratch = b"of another line".to_vec();
+            let line = Line { raw, end: LineEnd::Newline, continues: false };
+            String::from_utf8_lossy(form.shown(&mut scratch, &line, &form.stamp(&now), ORIGIN)).into_owned()
+        };
+        assert_eq!(seen(Form::Raw, b"x \r\n"), "x ");
+        assert_eq!(seen(Form::Timed("HH:mm".to_owned()), b"x \r\n"), "01:57: x ");
+        let json = seen(Form::Json(None), b"x\n");
+        assert!(json.starts_with("{\"message\":\"x\\n\",") && json.ends_with('}'), "{json}");
     }
 
     #[test]

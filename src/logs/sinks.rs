@@ -334,12 +334,14 @@ impl Sinks {
         let mut messages = outlet.syslog.as_ref().map(|sender| self.syslog.messages(sender, &wall));
         let mut memory = outlet.remember.then(|| &mut self.tallies.entry(outlet.process).or_default().memory);
         let (records, mut count) = (&mut self.records, 0);
+        let mut shown = Vec::new();
         lines(&mut |line: Line<'_>| {
             if to_files {
                 outlet.form.append(&mut text, &line, &stamp, origin);
             }
             if followed {
-                follow::append_record(records, origin, timestamp, line.text());
+                let message = outlet.form.shown(&mut shown, &line, &stamp, origin);
+                follow::append_record(records, origin, timestamp, message);
                 count += 1;
             }
             if let Some(block) = &mut block {
