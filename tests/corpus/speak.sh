@@ -26,3 +26,14 @@ same "$(pm2 unset s:a | grep '^\$' | tr '\n' ' ')" '$ pm2 set s:FOO set $ pm2 se
 refuses '' pm2 get s:a
 pm2 unset all >/dev/null
 same "$(pm2 conf)" ''
+
+# The column before the bar is no wider than the names need.
+pm2 logs s --lines 0 >stream 2>&1 &
+logs=$!
+end=$((SECONDS + 30))
+until grep -q 'line streamed' stream; do
+    [ $SECONDS -lt $end ] || wrong "the stream has: $(cat stream)"
+    pm2 send 0 streamed >/dev/null
+done
+kill $logs
+same "$(sed 's/\x1b\[[0-9]*m//g' stream | grep -m1 streamed)" '0|s | line streamed'

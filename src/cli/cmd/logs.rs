@@ -1,6 +1,5 @@
 //! `logs`: what was written and what is being written.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Zoned;
@@ -30,6 +29,8 @@ const COMEBACK: Duration = Duration::from_secs(5);
 const CATCH_UP: u32 = 10_000;
 /// Width before the bar where it is not fitted to the names.
 const TAIL_WIDTH: usize = 10;
+/// Least width before the bar where it is.
+const LEAST_WIDTH: usize = 3;
 
 /// `logs`: the last lines of each file, then what comes.
 ///
@@ -175,8 +176,8 @@ struct View<'a> {
     look: Look,
     streams: &'static str,
     filter: Filter,
-    /// Names before the bar, and their widths.
-    widths: BTreeMap<(u32, String), usize>,
+    /// Of the column of names before the bar, in characters: grows as PM2's does.
+    width: usize,
     shown: Shown,
 }
 
@@ -184,8 +185,7 @@ impl<'a> View<'a> {
     /// Of everything, without options.
     fn new(session: &'a Session, rows: Vec<Row>) -> View<'a> {
         let (look, filter, targets) = (plain(session), Filter::default(), Vec::new());
-        let (widths, shown) = (BTreeMap::new(), Shown::default());
-        View { session, rows, targets, look, streams: "all", filter, widths, shown }
+        View { session, rows, targets, look, streams: "all", filter, width: LEAST_WIDTH, shown: Shown::default() }
     }
 
     async fn open(&self, client: &Client, options: LogsDict) -> Result<Records, Failure> {
@@ -340,10 +340,11 @@ impl<'a> View<'a> {
         if !self.filter.lets_through(record) {
             return;
         }
-        let width = who(record).chars().count() + 1;
-        self.widths.insert((record.process_id, record.app_name.clone()), width);
-        let width = self.widths.values().copied().max().unwrap_or(width);
-        self.print(record, width);
+        let length = who(record).chars().count();
+        if length > self.width {
+            self.width = length + 1;
+        }
+        self.print(record, self.width);
     }
 
     fn print(&self, record: &Record, width: usize) {
