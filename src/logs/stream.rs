@@ -93,11 +93,16 @@ impl Stream {
             Ok(_) => return self.outcome(&Ok(0)),
             Err(error) => return self.outcome(&Err(error)),
         };
-        let turn = if looks {
-            self.lines(&seen, unfinished, outlet, sinks, now)
-        } else {
-            self.bytes(&seen, unfinished, outlet, sinks, now)
-        };
+        // A file in trouble gets whole lines, too: of what it does not take no head may be missing to the next daemon.
+        let by_line = looks || sinks.is_in_trouble(outlet);
+        let ready = if by_line { self.ready(&seen, unfinished, outlet, sinks, now) } else { Some(seen.as_slice()) };
+        let turn = if ready.is_some() { Turn::More } else { Turn::Empty };
+        match ready {
+            Some(lines) if looks => self.deliver(lines, unfinished, outlet, sinks, now),
+            // The file alone wants them, but cannot have them unseen: it is full, or is about to be rotated.
+            Some(bytes) => sinks.take(outlet, &self.pipe, bytes, now),
+            None => {}
+        }
         sinks.give_back(seen);
         self.empty = turn == Turn::Empty;
         turn
@@ -114,37 +119,11 @@ impl Stream {
         }
     }
 
-    /// The file alone wants them, but cannot have them unseen: it is full, or is about to be rotated.
-    fn bytes(
-        &mut self,
-        seen: &[u8],
-        unfinished: Option<Instant>,
-        outlet: &Outlet,
-        sinks: &mut Sinks,
-        now: Instant,
-    ) -> Turn {
-        // A file in trouble leaves the head of a line in the pipe.
-        let in_trouble = sinks.is_in_trouble(outlet);
-        let ready = if in_trouble { self.ready(seen, unfinished, outlet, sinks, now) } else { Some(seen) };
-        let Some(ready) = ready else { return Turn::Empty };
-        sinks.take(outlet, &self.pipe, ready, now);
-        Turn::More
-    }
-
-    fn lines(
-        &mut self,
-        seen: &[u8],
-        unfinished: Option<Instant>,
-        outlet: &Outlet,
-        sinks: &mut Sinks,
-        now: Instant,
-    ) -> Turn {
-        let Some(ready) = self.ready(seen, unfinished, outlet, sinks, now) else { return Turn::Empty };
-        sinks.deliver(outlet, &self.pipe, &mut self.splitter, ready, now);
-        if !ready.ends_with(b"\n") && is_overdue(unfinished, outlet, now) {
+    fn deliver(&mut self, lines: &[u8], unfinished: Option<Instant>, outlet: &Outlet, sinks: &mut Sinks, now: Instant) {
+        sinks.deliver(outlet, &self.pipe, &mut self.splitter, lines, now);
+        if !lines.ends_with(b"\n") && is_overdue(unfinished, outlet, now) {
             sinks.split(outlet, &mut self.splitter, now);
         }
-        Turn::More
     }
 
     /// What there is but for the head of a line, which stays in the pipe: `None` when that is all. It comes as well when
