@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -34,11 +35,14 @@ impl Pm2Daemon {
         if let Some(found) = pid.map(|pid| Pm2Daemon::with_pid(pid, by_file)).transpose()?.flatten() {
             return Ok(Some(found));
         }
+        // Everybody can take on a title, but not the user to whom the home belongs, nor root.
+        let Ok(owner) = fs::metadata(home).map(|meta| meta.uid()) else { return Ok(None) };
         let named = format!("God Daemon ({})", home.display());
         let by_title = |title: &str| is_pm2(title) && title.contains(&named);
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            if by_title(&title(pid)) {
+            let trusted = entry.metadata().is_ok_and(|meta| [owner, 0].contains(&meta.uid()));
+            if trusted && by_title(&title(pid)) {
                 return Pm2Daemon::with_pid(pid, by_title);
             }
         }
@@ -98,7 +102,7 @@ fn is_pm2(title: &str) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::os::unix::process::CommandExt;
-    use std::process::Command;
+    use std::process::{Child, Command};
 
     use super::*;
 
@@ -113,17 +117,55 @@ mod tests {
         assert!(Pm2Daemon::of(home.path()).unwrap().is_none());
     }
 
+    /// A process with the title of a home's daemon, ended with the test.
+    struct StandIn(Child);
+
+    impl StandIn {
+        fn of(home: &Path, uid: u32) -> StandIn {
+            let named = format!("PM2 v7.0.4: God Daemon ({})", home.display());
+            let stand_in = StandIn(Command::new("sleep").arg0(named).arg("1000").uid(uid).spawn().unwrap());
+            // exec(2) closes the pipe by which spawn waits for it before the new arguments are to be read in /proc.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !is_pm2(&title(stand_in.pid())) {
+                assert!(Instant::now() < deadline, "it has no title");
+                std::thread::yield_now();
+            }
+            stand_in
+        }
+
+        fn pid(&self) -> i32 {
+            self.0.id().cast_signed()
+        }
+    }
+
+    impl Drop for StandIn {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
     #[test]
     fn it_is_found_and_ended_though_the_pid_file_names_another() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("pm2.pid"), std::process::id().to_string()).unwrap();
-        let title = format!("PM2 v7.0.4: God Daemon ({})", home.path().display());
-        let mut stand_in = Command::new("sleep").arg0(title).arg("1000").spawn().unwrap();
+        let mut stand_in = StandIn::of(home.path(), nix::unistd::geteuid().as_raw());
         let found = Pm2Daemon::of(home.path()).unwrap().unwrap();
-        assert_eq!(u32::try_from(found.pid()).unwrap(), stand_in.id());
+        assert_eq!(found.pid(), stand_in.pid());
         assert!(Pm2Daemon::of(&home.path().join("other")).unwrap().is_none());
-        let ending = std::thread::spawn(move || stand_in.wait().unwrap());
+        let ending = std::thread::spawn(move || stand_in.0.wait().unwrap());
         found.end().unwrap();
         assert!(!ending.join().unwrap().success());
+    }
+
+    #[test]
+    fn another_users_process_of_that_title_is_not_taken_for_it() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root can act for two users");
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let _impostor = StandIn::of(home.path(), 1);
+        assert_eq!(Pm2Daemon::of(home.path()).unwrap().map(|found| found.pid()), None);
     }
 }
