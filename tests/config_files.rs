@@ -197,7 +197,7 @@ fn code_that_does_not_end_is_ended() {
         let before = Instant::now();
         let error = load_file(Path::new(file), &context).unwrap_err();
         assert!(matches!(error, ConfigError::Timeout { seconds: 2, .. }), "{error}");
-        assert!(before.elapsed() < Duration::from_secs(20));
+        assert!(before.elapsed() < Duration::from_secs(60));
     }
 }
 

@@ -130,7 +130,7 @@ proptest! {
                 prop_assert!(!error.to_string().is_empty());
                 prop_assert_eq!(error.to_string().lines().count(), 1);
             }
-            prop_assert!(before.elapsed() < Duration::from_secs(5));
+            prop_assert!(before.elapsed() < Duration::from_secs(60));
         }
     }
 

@@ -110,7 +110,7 @@ fn every_line_of_every_writer_once_and_in_order() {
     fs::write(folder.join("writer.js"), WRITER).unwrap();
     let app = serde_json::json!({ "apps": [{
         "name": "writer", "script": "writer.js", "instances": writers, "exec_mode": "cluster", "wait_ready": true,
-        "min_uptime": 100, "out_file": "logs/out.log", "error_file": "NULL",
+        "listen_timeout": 60_000, "min_uptime": 100, "out_file": "logs/out.log", "error_file": "NULL",
         "log_rotate": { "max_size": "1M", "retain": 10_000, "total_size": "1000G", "compress": false },
         "env": { "LINES": lines, "PAUSE": number("PM2RS_TEST_PAUSE", 3) },
     }]});

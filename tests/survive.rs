@@ -124,7 +124,7 @@ fn a_killed_daemon_is_not_missed() {
     manager.write("server.js", SERVER);
     manager.write("counter.js", COUNTER);
     let port = free_port();
-    manager.call("start server.js -i 2 --name web").env("PORT", &port.to_string()).ok();
+    manager.call("start server.js -i 2 --name web --listen-timeout 60000").env("PORT", &port.to_string()).ok();
     manager.call("start counter.js").ok();
     until("all to be online", || online(&manager.jlist()) == 3 && ask(port).is_ok());
     let before = identities(&manager.jlist());

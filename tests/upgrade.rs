@@ -77,7 +77,7 @@ impl Installation {
         fs::write(self.folder.path().join("server.js"), SERVER).unwrap();
         fs::write(self.folder.path().join("counter.js"), COUNTER).unwrap();
         let port = free_port();
-        self.call("start server.js -i 2 --name web").env("PORT", &port.to_string()).ok();
+        self.call("start server.js -i 2 --name web --listen-timeout 60000").env("PORT", &port.to_string()).ok();
         self.call("start counter.js").ok();
         until("all to be online", || online(&self.jlist()) == 3 && ask(port).is_ok());
         port

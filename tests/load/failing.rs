@@ -35,15 +35,16 @@ fn fails_at(place: &Place, release: &str, within: Duration) -> Ended {
         pids.iter().copied().eq(before.iter().map(|pid| u64::from(*pid)))
             && list.iter().all(|row| row["pm2_env"]["status"] == "online")
     });
-    // And the next release that works comes in.
+    // And the next release that works comes in, however slow the machine.
     place.write("app.js", GOOD);
-    place.reload();
+    place.call("reload app --listen-timeout 60000").ok();
+    assert!(place.pids().iter().all(|pid| !before.contains(pid)));
     ended
 }
 
 #[test]
 fn one_that_throws_at_start() {
-    fails("throw new Error('no such table: users');\n", "", Duration::from_secs(20))
+    fails("throw new Error('no such table: users');\n", "", Duration::from_secs(50))
         .mentions("exited with code 1")
         .mentions("no such table: users");
 }
@@ -53,7 +54,7 @@ fn one_that_never_listens() {
     fails(
         "console.error('waiting for godot'); setInterval(() => {}, 1000);\n",
         "--listen-timeout 2000",
-        Duration::from_secs(20),
+        Duration::from_secs(50),
     )
     .mentions("2000 ms")
     .mentions("waiting for godot");
@@ -74,7 +75,7 @@ fn one_that_never_says_ready() {
 
 #[test]
 fn one_that_crashes_after_a_second() {
-    fails(&format!("{GOOD}setTimeout(() => {{ throw new Error('too late') }}, 1000);\n"), "", Duration::from_secs(30))
+    fails(&format!("{GOOD}setTimeout(() => {{ throw new Error('too late') }}, 1000);\n"), "", Duration::from_secs(50))
         .mentions("too late");
 }
 
@@ -96,7 +97,7 @@ fn one_whose_probe_fails() {
     place.write("ecosystem.json", &config.to_string());
     place.call("start ecosystem.json").ok();
     place.until_online(2);
-    fails_at(&place, &app(500), Duration::from_secs(20)).mentions("3000 ms");
+    fails_at(&place, &app(500), Duration::from_secs(50)).mentions("3000 ms");
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn one_that_a_probe_command_does_not_like() {
     // About this worker and no other: the one before it has left its file, too.
     let command = "test -e good-$PM2RS_PID-$pm_id && test -n \"$NODE_APP_INSTANCE\"";
     let config = serde_json::json!({"apps": [{
-        "name": "app", "script": "app.js", "instances": 2, "exec_mode": "cluster", "listen_timeout": 3000,
+        "name": "app", "script": "app.js", "instances": 2, "exec_mode": "cluster", "listen_timeout": 10_000,
         "probe": {"exec": ["sh", "-c", command], "interval": 100},
     }]});
     place.write("ecosystem.json", &config.to_string());
@@ -116,6 +117,6 @@ fn one_that_a_probe_command_does_not_like() {
     place.call("reload app").ok();
     let before = place.pids();
     place.write("app.js", GOOD);
-    place.call("reload app").fails().mentions("3000 ms");
+    place.call("reload app").fails().mentions("10000 ms");
     assert_eq!(place.pids(), before);
 }

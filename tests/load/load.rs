@@ -58,12 +58,16 @@ pub struct Latency {
 
 impl Load {
     /// Begins; returns once every client has been answered.
+    ///
+    /// A client pauses between two requests for `PM2RS_THINK` milliseconds, or 30: most connections are idle then, which is
+    /// when others lose requests, and the machine has time for what else is tested. 0 asks as fast as answers come.
     #[track_caller]
     pub fn start(url: &str, mode: Mode, clients: usize) -> Load {
         let mode = if mode == Mode::Keep { "keep" } else { "once" };
+        let think = std::env::var("PM2RS_THINK").unwrap_or_else(|_| "30".into());
         let mut child = Command::new("node")
             .arg(tests().join("load/client.js"))
-            .args([url, "--mode", mode, "--clients", &clients.to_string(), "--timeout", "20000"])
+            .args([url, "--mode", mode, "--clients", &clients.to_string(), "--think", &think, "--timeout", "20000"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

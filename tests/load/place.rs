@@ -15,9 +15,9 @@ pub fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// How many reloads a test makes: `PM2RS_RELOADS`, or 5.
+/// How many reloads a test makes: `PM2RS_RELOADS`, or 3.
 pub fn reloads() -> usize {
-    std::env::var("PM2RS_RELOADS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+    std::env::var("PM2RS_RELOADS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
 }
 
 /// The program of this major version, `None` (and a word about it) when it is not installed.

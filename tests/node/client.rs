@@ -134,7 +134,10 @@ pub async fn ask(node: &Path, kind: &str, port: u16, count: usize) -> Vec<Value>
     String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Clients that ask as fast as they get answers until they are told to stop.
+/// What a client may pause between two requests, so that the machine has time for what is tested with it.
+pub const THINK: Duration = Duration::from_millis(5);
+
+/// Clients that ask until they are told to stop.
 pub struct Load {
     stop: tokio::sync::watch::Sender<bool>,
     clients: Vec<tokio::task::JoinHandle<(usize, Vec<Failed>)>>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pm2rs::core::{Balance, ProcessId};
 use pm2rs::node::{NodeEvent, PrimaryConfig};
 
-use crate::client::{Connection, Load};
+use crate::client::{Connection, Load, THINK};
 use crate::rig::{Plan, Rig, free_port, node, nodes};
 
 /// Replaces every worker, one at a time, under load of both kinds; what fails is returned.
@@ -72,7 +72,7 @@ async fn a_fork_worker_on_a_socket_of_the_supervisors_is_restarted_without_loss(
         plan.spec.listen = vec![format!("*:{port}")];
         let (mut worker, address) = rig.serve(&plan).await;
         assert_eq!(address, format!("[::]:{port}"), "Node {major}");
-        let loads = [true, false].map(|keep| Load::start(port, 4, keep, "/?ms=2", Duration::ZERO));
+        let loads = [true, false].map(|keep| Load::start(port, 4, keep, "/?ms=2", THINK));
         for round in 0..4 {
             // Replaced side by side, or one after the other: meanwhile connections wait.
             if round % 2 == 0 {
@@ -98,7 +98,7 @@ async fn scaling_loses_nothing() {
         let port = free_port();
         let plan = Plan::new(&node, "http.js").env("PORT", port);
         rig.serve(&plan.row(0)).await;
-        let loads = [true, false].map(|keep| Load::start(port, 6, keep, "/?ms=2", Duration::ZERO));
+        let loads = [true, false].map(|keep| Load::start(port, 6, keep, "/?ms=2", THINK));
         for round in 0..3 {
             let rows = [1 + 2 * round, 2 + 2 * round];
             let mut more = Vec::new();
@@ -124,7 +124,7 @@ async fn pass_on_the_address(ebpf: bool, balance: Balance) {
     let port = free_port();
     let plan = Plan::new(&node, "http.js").balance(balance).env("PORT", port);
     let (old, _) = rig.serve(&plan.row(0)).await;
-    let loads = [true, false].map(|keep| Load::start(port, 6, keep, "/?ms=2", Duration::ZERO));
+    let loads = [true, false].map(|keep| Load::start(port, 6, keep, "/?ms=2", THINK));
     // It begins, and listens only when it is told to.
     let new = rig.spawn(&plan.row(1).env("HELD", 1)).await;
     rig.event(NodeEvent::Online { worker: new }).await;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use pm2rs::core::{AppId, Balance, ProcessId};
 use pm2rs::node::{NodeEvent, PrimaryConfig};
@@ -11,7 +10,7 @@ use pm2rs::sys::socket::{self, BindOptions, Kind};
 use pm2rs::sys::store::Store;
 use serde_json::{Value, json};
 
-use crate::client::{Connection, Load, get, pids};
+use crate::client::{Connection, Load, THINK, get, pids};
 use crate::rig::{Plan, Rig, free_port, node, nodes};
 
 /// What comes of listening with these options, one after the other in one worker.
@@ -80,7 +79,7 @@ async fn apps_of_one_user_share_an_address() {
         let got = outcomes(&mut rig, &other, json!([{ "port": port, "host": "127.0.0.1" }])).await;
         assert_eq!(got, ["bind EADDRINUSE"], "{what}");
 
-        let load = Load::start(port, 4, true, "/?ms=2", Duration::ZERO);
+        let load = Load::start(port, 4, true, "/?ms=2", THINK);
         rig.succeed().await;
         rig.stop(blue).await;
         rig.primary.remove_process(ProcessId(0));

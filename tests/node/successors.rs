@@ -1,14 +1,13 @@
 //! A primary that dies, and the next one that goes on with its workers.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use pm2rs::core::Balance;
 use pm2rs::node::{NodeEvent, PrimaryConfig, kept, lost_without_channel};
 use pm2rs::sys::store::Store;
 use serde_json::json;
 
-use crate::client::{Load, pids};
+use crate::client::{Load, THINK, pids};
 use crate::rig::{Plan, Rig, free_port, node, nodes};
 
 fn surviving(ebpf: bool) -> Rig {
@@ -32,10 +31,10 @@ async fn nobody_who_asks_notices() {
             let plan = Plan::new(&node, "http.js").env("PORT", port).balance(balance).agent(agent);
             let (first, address) = rig.serve(&plan.row(0)).await;
             let (second, _) = rig.serve(&plan.row(1)).await;
-            let mut loads = vec![Load::start(port, 4, false, "/", Duration::ZERO)];
+            let mut loads = vec![Load::start(port, 4, false, "/", THINK)];
             if agent {
                 // Without it a connection that is kept busy keeps its worker from ending.
-                loads.push(Load::start(port, 4, true, "/?ms=2", Duration::ZERO));
+                loads.push(Load::start(port, 4, true, "/?ms=2", THINK));
             }
             for _ in 0..5 {
                 rig.succeed().await;
@@ -77,10 +76,7 @@ async fn without_their_channels_workers_serve_on_until_they_are_replaced() {
             let plan = Plan::new(&node, "http.js").env("PORT", port).balance(balance);
             let (first, address) = rig.serve(&plan.row(0)).await;
             let (second, _) = rig.serve(&plan.row(1)).await;
-            let loads = [
-                Load::start(port, 4, true, "/?ms=2", Duration::ZERO),
-                Load::start(port, 4, false, "/", Duration::ZERO),
-            ];
+            let loads = [Load::start(port, 4, true, "/?ms=2", THINK), Load::start(port, 4, false, "/", THINK)];
             rig.lose_all(sockets).await;
             assert_eq!(rig.listening(first).await, address, "{what}");
             let both = BTreeSet::from([rig.pid(first), rig.pid(second)]);
