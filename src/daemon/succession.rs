@@ -23,11 +23,12 @@ use crate::node::Pause;
 use crate::sys::handover;
 use crate::sys::notify::Notice;
 
-/// So long (ms) calls in hand are waited for, which may be waiting for jobs.
+/// So long (ms) calls in hand are waited for, which may be waiting for jobs: their callers ask the next daemon.
 const COURTESY_MS: u64 = 5_000;
-/// And after them so long (ms) those who are connected: a command may be between two calls.
-const BETWEEN_CALLS_MS: u64 = 500;
-/// After so long (ms) workers that are still being started keep us from making way.
+/// And so long (ms) after their last word those who are connected: a command may be between two calls, where a busy machine
+/// lets it wait, and the next one would fail. Who is connected only to follow something delays us by as much.
+const BETWEEN_CALLS_MS: u64 = 3_000;
+/// After so long (ms) nobody is waited for, and workers that are still being started keep us from making way.
 const PATIENCE_MS: u64 = 20_000;
 /// How long a caller may take to read our answer.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -58,7 +59,7 @@ pub(super) struct Due {
     /// `None` where nobody can come in yet.
     callers: Option<Callers>,
     since: Time,
-    /// Since when no calls are being answered but the one that asked for this.
+    /// Since when nobody has called, been answered, come or gone.
     quiet_since: Option<Time>,
 }
 
@@ -89,12 +90,13 @@ impl Succession {
 
     /// Resolves when others are kept waiting than before; never where that does not matter.
     pub(super) async fn callers_changed(&mut self) {
-        if let Succession::Due(Due { callers: Some(callers), .. }) = self {
+        if let Succession::Due(Due { callers: Some(callers), quiet_since, .. }) = self {
             let changed = tokio::select! {
                 changed = callers.in_hand.changed() => changed,
                 changed = callers.connected.changed() => changed,
             };
             if changed.is_ok() {
+                *quiet_since = None;
                 return;
             }
         }
@@ -107,13 +109,10 @@ impl Due {
     fn is_polite(&mut self, calls: usize, waited: u64) -> bool {
         // Who asked for this waits until it happens.
         let own = usize::from(matches!(self.how, How::Execute(Some(_))));
-        if calls > own {
-            self.quiet_since = None;
-            return waited >= COURTESY_MS;
-        }
-        let quiet = now().since(*self.quiet_since.get_or_insert_with(now));
         let connected = self.callers.as_ref().map_or(0, |callers| *callers.connected.borrow());
-        connected <= own || quiet >= BETWEEN_CALLS_MS || waited >= COURTESY_MS
+        let quiet = now().since(*self.quiet_since.get_or_insert_with(now));
+        let answered = calls <= own || waited >= COURTESY_MS;
+        answered && (connected <= own || quiet >= BETWEEN_CALLS_MS) || waited >= PATIENCE_MS
     }
 }
 
