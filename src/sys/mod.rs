@@ -34,3 +34,17 @@ pub mod watched;
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("pm2rs is for 64-bit Linux: elsewhere several of these system calls have other numbers and layouts");
+
+/// For tests: waits until what this process closed is closed for the kernel, too. A child that another test starts has it
+/// open as well, from fork(2) to execve(2).
+///
+/// # Panics
+/// When it is not within a minute.
+#[cfg(test)]
+pub(crate) fn settled(mut is_closed: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !is_closed() {
+        assert!(std::time::Instant::now() < deadline, "it is still open");
+        std::thread::yield_now();
+    }
+}
