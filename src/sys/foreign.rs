@@ -97,7 +97,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut child = Command::new("sh");
-        child.args(["-c", "echo one; read line; echo got $line; read line"]);
+        // Between two writers it reads the end of its input.
+        child.args(["-c", "echo one; until read line; do sleep 0.01; done; echo got $line; read line"]);
         let child =
             child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(OwnedFd::from(listener.try_clone().unwrap()));
         let mut child = child.spawn().unwrap();
