@@ -16,6 +16,11 @@ use super::{Error, JobState, names};
 /// How long a daemon may take to accept a connection and greet; one that lives does it in well under a millisecond.
 const GREETING: Duration = Duration::from_secs(10);
 
+/// How often a greeting that broke off is begun again, and after what pause. A daemon may end, or execute its successor,
+/// before it has greeted: it was asked nothing yet, and the next one listens on the same socket.
+const GREETINGS: usize = 5;
+const BETWEEN_GREETINGS: Duration = Duration::from_millis(50);
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -60,12 +65,22 @@ impl Client {
     /// [`ConnectError::Absent`] when there is no socket or nobody listens on it.
     pub async fn private(socket: &Path) -> Result<Client, ConnectError> {
         let place = socket.display().to_string();
-        let connect = async {
+        let connect = async || {
             // Not the standard library's: that would wait without end for a daemon that does not accept.
             let stream = tokio::net::UnixStream::connect(socket).await.and_then(tokio::net::UnixStream::into_std);
-            Client::over(stream.map_err(|error| refused(place.clone(), &error))?).await
+            let stream = stream.map_err(|error| refused(place.clone(), &error))?;
+            Client::build(&place, Builder::unix_stream(stream).p2p()).await
         };
-        within_greeting(&place, connect).await
+        let connected = async {
+            for _ in 1..GREETINGS {
+                match connect().await {
+                    Err(ConnectError::Failed { .. }) => tokio::time::sleep(BETWEEN_GREETINGS).await,
+                    connected => return connected,
+                }
+            }
+            connect().await
+        };
+        within_greeting(&place, connected).await
     }
 
     /// Takes over a stream whose other end is a daemon's private socket.
@@ -228,6 +243,23 @@ mod tests {
             // A child that another test starts has it open, too, from fork(2) to execve(2).
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_goes_before_it_greets_makes_way_for_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("bus.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let daemons = tokio::spawn(async move {
+            for _ in 1..GREETINGS {
+                drop(listener.accept().await.unwrap());
+            }
+            let (stream, _) = listener.accept().await.unwrap();
+            let guid = zbus::Guid::generate();
+            Builder::unix_stream(stream.into_std().unwrap()).server(guid).p2p().build().await.unwrap()
+        });
+        Client::private(&socket).await.unwrap();
+        drop(daemons.await.unwrap());
     }
 
     #[tokio::test]
