@@ -11,6 +11,9 @@ use serde_json::Value;
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What a client pauses between two requests.
+const THINK: Duration = Duration::from_millis(5);
+
 #[track_caller]
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
@@ -49,6 +52,8 @@ impl Load {
                         Ok(_) => answers += 1,
                         Err(error) => failures.push(error.to_string()),
                     }
+                    // The machine has time for what is tested with them.
+                    std::thread::sleep(THINK);
                 }
                 (answers, failures)
             }

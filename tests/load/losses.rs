@@ -32,22 +32,15 @@ fn only_requests_in_the_hands_of_a_killed_worker_fail() {
     }
 }
 
-/// Says that it hangs, then does, until there is a file.
-const HANGING: &str = "require('http').createServer((q, r) => {
-  if (q.url !== '/hang') return r.end(JSON.stringify({ pid: process.pid }));
-  r.flushHeaders();
-  while (!require('fs').existsSync('enough'));
-  r.end('over');
-}).listen(process.env.PORT);
-";
-
 #[test]
 fn new_connections_do_not_wait_for_a_worker_in_an_endless_loop() {
     let place = Place::new();
-    let script = place.write("app.js", HANGING);
-    place.start(&script, 2, "");
+    place.start(&tests().join("apps/hang.js"), 2, "");
+    let folder = tempfile::tempdir().unwrap();
+    let enough = folder.path().join("enough");
     let mut hanging = TcpStream::connect(("127.0.0.1", place.port)).unwrap();
-    hanging.write_all(b"GET /hang HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let request = format!("GET /hang={} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", enough.display());
+    hanging.write_all(request.as_bytes()).unwrap();
     hanging.read_exact(&mut [0; 16]).unwrap();
     // It begins when every client has been answered.
     let load = Load::start(&place.http("/"), Mode::Once, CLIENTS);
@@ -55,10 +48,10 @@ fn new_connections_do_not_wait_for_a_worker_in_an_endless_loop() {
     place.until("seen to hang", |list| list.iter().any(is_hung));
     let later = Load::start(&place.http("/"), Mode::Once, CLIENTS);
     later.stop().lost_nothing("begun while it hangs");
-    place.write("enough", "");
+    std::fs::write(enough, "").unwrap();
     let mut rest = String::new();
     hanging.read_to_string(&mut rest).unwrap();
-    assert!(rest.contains("over"), "{rest}");
+    assert!(rest.contains("pid"), "{rest}");
     place.until("seen to answer again", |list| !list.iter().any(is_hung));
     load.stop().lost_nothing("hang");
 }

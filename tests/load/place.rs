@@ -54,7 +54,9 @@ impl Place {
     }
 
     pub fn call(&self, line: &str) -> Call {
-        pm2rs(line).home(self.home.path()).cwd(self.apps.path()).env("PORT", &self.port.to_string())
+        let patient = format!("--require=\"{}\"", tests().join("load/patient.cjs").display());
+        let call = pm2rs(line).home(self.home.path()).cwd(self.apps.path());
+        call.env("PORT", &self.port.to_string()).env("NODE_OPTIONS", &patient)
     }
 
     /// Writes an app, or its next release.
@@ -103,6 +105,23 @@ impl Place {
     #[track_caller]
     pub fn start(&self, script: &Path, instances: usize, extra: &str) {
         self.call(&format!("start {} --name app -i {instances} {extra}", script.display())).ok();
+        self.until_serving(instances);
+    }
+
+    /// Starts the app `app.js` as `start` does, with these keys of a configuration file.
+    #[track_caller]
+    pub fn start_with(&self, instances: usize, keys: &Value) {
+        let mut app = serde_json::json!({
+            "name": "app", "script": "app.js", "instances": instances, "exec_mode": "cluster",
+        });
+        app.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        self.write("ecosystem.json", &serde_json::json!({ "apps": [app] }).to_string());
+        self.call("start ecosystem.json").ok();
+        self.until_serving(instances);
+    }
+
+    #[track_caller]
+    fn until_serving(&self, instances: usize) {
         self.until_online(instances);
         let end = Instant::now() + DEADLINE;
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
@@ -111,11 +130,11 @@ impl Place {
         }
     }
 
-    /// Reloads; everything must be new afterwards.
+    /// Reloads, however slow the machine; everything must be new afterwards.
     #[track_caller]
     pub fn reload(&self) {
         let before: BTreeSet<u32> = self.pids().into_iter().collect();
-        self.call("reload app").ok();
+        self.call("reload app --listen-timeout 60000").ok();
         let after: BTreeSet<u32> = self.pids().into_iter().collect();
         assert!(before.is_disjoint(&after), "a reload left workers: {before:?} {after:?}");
     }

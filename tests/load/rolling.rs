@@ -9,8 +9,7 @@ use crate::place::{Place, has_package, node, reloads, tests};
 #[track_caller]
 fn rolls(script: &Path, scheme: &str, path: &str, extra: &str) {
     let place = Place::new();
-    // A machine that builds at the same time is slow.
-    place.start(script, 2, &format!("--listen-timeout 60000 {extra}"));
+    place.start(script, 2, extra);
     let url = format!("{scheme}://127.0.0.1:{}{path}", place.port);
     for mode in [Mode::Keep, Mode::Once] {
         let load = Load::start(&url, mode, 16);

@@ -11,7 +11,7 @@ use pm2rs::sys::store::Store;
 use serde_json::{Value, json};
 
 use crate::client::{Connection, Load, THINK, get, pids};
-use crate::rig::{Plan, Rig, free_port, node, nodes};
+use crate::rig::{DEADLINE, Plan, Rig, free_port, node, nodes};
 
 /// What comes of listening with these options, one after the other in one worker.
 async fn outcomes(rig: &mut Rig, plan: &Plan, listen: Value) -> Vec<Value> {
@@ -22,6 +22,16 @@ async fn outcomes(rig: &mut Rig, plan: &Plan, listen: Value) -> Vec<Value> {
         outcomes.push(rig.message(worker).await["outcome"].clone());
     }
     outcomes
+}
+
+/// Waits until anybody can have this address. A child that another test starts has our sockets, too, until it executes its
+/// program (fork(2), execve(2)).
+async fn until_free(host: &str, port: u16) {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while let Err(error) = std::net::TcpListener::bind((host, port)) {
+        assert!(std::time::Instant::now() < deadline, "port {port} is kept: {error}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
@@ -92,7 +102,7 @@ async fn apps_of_one_user_share_an_address() {
         rig.stop(green).await;
         rig.primary.remove_app(AppId(1));
         assert_eq!(rig.primary.listeners(AppId(1)).await, [], "{what}");
-        std::net::TcpListener::bind(("::", port)).expect("nobody has the port any more");
+        until_free("::", port).await;
     }
 }
 
@@ -107,12 +117,7 @@ async fn a_server_can_be_closed_and_opened_again() {
             let got = outcomes(&mut rig, &plan, json!([options, options, options])).await;
             assert!(got.iter().all(|outcome| outcome["port"] == port), "Node {major}: {got:?}");
             // Closed for good while the worker lives on: the address becomes free for anybody.
-            let freed = || std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-            let deadline = std::time::Instant::now() + crate::rig::DEADLINE;
-            while !freed() {
-                assert!(std::time::Instant::now() < deadline, "Node {major}: port {port} is kept");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
+            until_free("127.0.0.1", port).await;
         }
     }
 }

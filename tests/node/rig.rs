@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Long enough for a machine that builds at the same time.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Major versions that are tried, oldest first.
 pub const MAJORS: [u32; 5] = [18, 20, 22, 24, 26];
