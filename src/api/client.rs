@@ -13,8 +13,9 @@ use zbus::{Connection, ObjectPath};
 use super::proxy::{AppProxy, JobProxy, ManagerProxy, ProcessProxy};
 use super::{Error, JobState, names};
 
-/// How long a daemon may take to accept a connection and greet; one that lives does it in well under a millisecond.
-const GREETING: Duration = Duration::from_secs(10);
+/// How long a daemon may take to accept a connection and greet; one that lives does it in well under a millisecond, but on
+/// a machine that has no time for it.
+const GREETING: Duration = Duration::from_secs(30);
 
 /// How often a greeting that broke off is begun again, and after what pause. A daemon may end, or execute its successor,
 /// before it has greeted: it was asked nothing yet, and the next one listens on the same socket.

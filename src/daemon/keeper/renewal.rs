@@ -27,9 +27,9 @@ use crate::sys::ulimits::{self, Limit};
 
 /// Layout of [`State`]. Raised when an older release could not go on with it.
 const FORMAT: u32 = 1;
-/// A program that has not answered within this time is none that one would want to become. The daemon is not looked after
-/// meanwhile.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// A program that has not answered within this time is none that one would want to become; even a machine that has no time
+/// for it lets it answer in less. The daemon is not looked after meanwhile.
+const DEADLINE: Duration = Duration::from_secs(10);
 /// A state that is larger is none of ours.
 const MAX_STATE: usize = 64 << 10;
 
