@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cli::{Call, pm2rs};
 use serde_json::Value;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A home folder with its daemon, and a folder of apps to start from. The daemon ends with it.
 struct Place {

@@ -15,7 +15,7 @@ use pm2rs::logs::{LogEvent, Logs, LogsConfig, Search, Source, Whose};
 use pm2rs::sys::identity::Identity;
 use tokio::sync::mpsc::Receiver;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Rig {
     dir: tempfile::TempDir,

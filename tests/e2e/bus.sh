@@ -58,9 +58,9 @@ test_send_line_message_and_signal() {
     bus_as alice SendLine us 0 hello
     bus_as alice SendMessage us 0 '{"a":1}'
     bus_as alice SendSignal ass 1 echo SIGUSR2
-    eventually 10 echo_heard 'line hello'
-    eventually 10 echo_heard 'message {"a":1}'
-    eventually 10 echo_heard 'signal SIGUSR2'
+    eventually echo_heard 'line hello'
+    eventually echo_heard 'message {"a":1}'
+    eventually echo_heard 'signal SIGUSR2'
 }
 echo_heard() { contains "$(inside journalctl -o cat PM2RS_APP=echo)" "$1"; }
 
@@ -155,7 +155,7 @@ test_save_clear_and_resurrect() {
     same "$(bus_as alice Delete as 1 all | job_result)" done
     same "$(processes)" "[]"
     same "$(bus_as alice Resurrect | job_result)" done
-    eventually 20 online web 2
+    eventually online web 2
     online echo 1
     bus_as alice ClearSaved
 }
@@ -214,5 +214,5 @@ test_kill_ends_everything() {
     pids=$(pids_of web)
     bus Kill >/dev/null
     # shellcheck disable=SC2086
-    eventually 20 gone $pids
+    eventually gone $pids
 }

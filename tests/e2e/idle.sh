@@ -8,7 +8,7 @@ setup() {
     for id in 1 2 3 4 5 6 7 8 9 10; do
         as alice env PORT=$((3000 + id)) pm2rs start /srv/apps/express.js -i 1 --name "app$id"
     done
-    eventually 30 ten_listen
+    eventually ten_listen
 }
 ten_listen() { same "$(inside ss -Hltn 'sport >= 3001 and sport <= 3010' | wc -l)" 10; }
 
@@ -26,7 +26,7 @@ test_it_takes_less_than_12_mib_for_itself() {
 
 test_it_sleeps() {
     # What a start leaves to be done (uptime that counts as stable, first looks at a worker's health) is done after seconds.
-    eventually 40 it_sleeps
+    eventually it_sleeps
 }
 it_sleeps() { # the pause is what is measured; the watchdog's beat and a timer may fall into it
     local before after

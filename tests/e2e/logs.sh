@@ -7,8 +7,8 @@ setup() {
     inside systemctl start pm2rs
     as alice pm2rs start /srv/apps/counts.js --name api --output NULL --error NULL
     as alice pm2rs start /srv/apps/counts.js --name other
-    eventually 20 online api 1
-    eventually 20 online other 1
+    eventually online api 1
+    eventually online other 1
 }
 
 journal() { # JOURNALCTL ARGUMENTS...: its entries, as one JSON array
@@ -18,7 +18,7 @@ journal() { # JOURNALCTL ARGUMENTS...: its entries, as one JSON array
 eventually_journal() { # FILTER ARGUMENTS...: jq's answer about the entries is true in time
     local filter=$1
     shift
-    eventually 20 holds_journal "$filter" "$@"
+    eventually holds_journal "$filter" "$@"
 }
 holds_journal() { local filter=$1; shift; jq -e "$filter" <<<"$(journal "$@")" >/dev/null; }
 
@@ -40,7 +40,7 @@ test_an_apps_lines_bear_its_pid_and_unit() {
 test_the_journal_explains_a_crash_loop() {
     local explained
     as alice pm2rs start /srv/apps/crashes.js --name broken
-    eventually 20 is_errored broken
+    eventually is_errored broken
     inside journalctl --sync
     explained=$(inside journalctl -x -u pm2rs PM2RS_APP=broken)
     contains "$explained" "had too many unstable restarts"
@@ -78,9 +78,9 @@ test_a_follower_outlives_the_daemon() {
     local follower
     as alice pm2rs logs api --raw --lines 0 --out 2>/dev/null | grep --line-buffered ^count >"$output/followed" &
     follower=$!
-    eventually 10 followed 20
+    eventually followed 20
     inside systemctl kill --kill-whom=main --signal=KILL pm2rs
-    eventually 20 followed $(($(wc -l <"$output/followed") + 100))
+    eventually followed $(($(wc -l <"$output/followed") + 100))
     inside pkill -INT -f 'logs api --raw'
     wait "$follower" || true
     awk '{ if (NR > 1 && $2 != before + 1) { print "after", before, "comes", $0; bad = 1 }; before = $2 } END { exit bad }' \
@@ -94,7 +94,7 @@ test_a_restarted_journal_gets_every_line() {
     local first last lines
     first=$(last_count other)
     inside systemctl restart systemd-journald
-    eventually 20 counted_beyond other $((first + 5))
+    eventually counted_beyond other $((first + 5))
     last=$(last_count other)
     lines=$(journal PM2RS_APP=other PM2RS_STREAM=out)
     holds "$lines" "map(.MESSAGE | ltrimstr(\"count \") | tonumber) as \$all | [range(0; $last + 1)] - \$all == []"
@@ -111,11 +111,11 @@ test_a_rate_limit_is_said_and_a_namespace_is_kept_to() {
     inside tee /etc/systemd/system/pm2rs.service.d/log.conf >/dev/null <<<$'[Service]\nLogRateLimitIntervalSec=30s\nLogNamespace=apps'
     inside systemctl daemon-reload
     inside systemctl restart pm2rs
-    eventually 20 online api 1
+    eventually online api 1
     inside journalctl --namespace=apps --sync
     contains "$(inside journalctl --namespace=apps -x "MESSAGE_ID=$limited")" "LogRateLimitIntervalSec=1us"
-    eventually 20 in_the_namespace
-    eventually 10 found_in_the_namespace
+    eventually in_the_namespace
+    eventually found_in_the_namespace
 }
 in_the_namespace() { inside journalctl --namespace=apps -o cat PM2RS_APP=api | grep -q '^count '; }
 found_in_the_namespace() {
@@ -132,7 +132,7 @@ test_lines_that_journald_drops_are_counted_and_said() {
     inside systemctl daemon-reload
     inside systemctl restart pm2rs
     as alice pm2rs start --name bursts --interpreter none --output NULL /bin/sh -- -c 'while :; do seq 5000; sleep 2; done'
-    eventually 40 status_tells_of_dropped_lines
+    eventually status_tells_of_dropped_lines
     as alice pm2rs delete bursts
     inside journalctl --namespace=apps --sync
     contains "$(inside journalctl --namespace=apps -x "MESSAGE_ID=$dropped")" "Subject: journald has dropped lines of this service"

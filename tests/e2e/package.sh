@@ -42,8 +42,8 @@ test_the_bus_starts_it_on_demand() {
 test_an_upgrade_is_not_noticed() {
     local before main
     as alice env PORT=3000 pm2rs start /srv/apps/express.js -i 2 --name web
-    eventually 20 online web 2
-    eventually 20 inside curl -sS --fail http://127.0.0.1:3000/
+    eventually online web 2
+    eventually inside curl -sS --fail http://127.0.0.1:3000/
     before=$(identities) main=$(inside systemctl show -P MainPID pm2rs)
     load_begins http://127.0.0.1:3000/
     "$rig" install "$PM2RS_NEWER_DEB"
@@ -83,7 +83,7 @@ test_removal_ends_everything() {
 
 test_what_was_saved_outlives_a_removal() {
     "$rig" install "$PM2RS_NEWER_DEB"
-    eventually 20 online web 2
+    eventually online web 2
 }
 
 test_a_purge_leaves_no_trace() {

@@ -28,7 +28,7 @@ test_it_runs_when_it_is_enabled() {
 
 test_installing_it_again_keeps_the_service_up() {
     install_rpm --upgrade --force
-    eventually 20 bus Ping
+    eventually bus Ping
 }
 
 test_erasing_it_stops_and_disables_the_service() {

@@ -10,7 +10,7 @@ test_an_ordinary_user_starts_a_cluster() {
     local list
     list=$(as alice env PORT=3000 pm2rs start /srv/apps/express.js -i 2 --name web)
     contains "$list" web
-    eventually 20 online web 2
+    eventually online web 2
     same "$(processes | jq -r 'map(.pm2_env.exec_mode) | unique | join(" ")')" cluster_mode
 }
 
@@ -50,7 +50,7 @@ test_a_killed_worker_is_replaced() {
     local victim
     victim=$(pids_of web | head -n1)
     inside kill -KILL "$victim"
-    eventually 20 is_replaced "$victim"
+    eventually is_replaced "$victim"
     same "$(answering_pids http://127.0.0.1:3000/ 40 | wc -l)" 2
     same "$(processes | jq '[.[].pm2_env.restart_time] | add')" 1
 }
@@ -113,7 +113,7 @@ test_a_user_cannot_become_another() {
 
 test_two_users_may_use_one_name() {
     as mallory env PORT=3001 pm2rs start /srv/apps/express.js --name web
-    eventually 20 inside curl -sS --fail http://127.0.0.1:3001/
+    eventually inside curl -sS --fail http://127.0.0.1:3001/
     same "$(inside curl -sS http://127.0.0.1:3001/user)" "$(inside id -u mallory) /home/mallory"
     as mallory pm2rs delete web
     same "$(answering_pids http://127.0.0.1:3000/ 10 | wc -l)" 2
@@ -124,13 +124,13 @@ test_reload_and_scale_lose_nothing() {
     before=$(pids_of web | sort)
     load_begins http://127.0.0.1:3000/
     for round in 1 2 3; do
-        as alice pm2rs reload web
+        as alice pm2rs reload web --listen-timeout 60000
         as alice pm2rs scale web 4
         as alice pm2rs scale web 2
     done
     load_ends
     holds "$load" '.ok > 100 and .failed == 0 and (.pids | length) >= 6'
-    eventually 20 online web 2
+    eventually online web 2
     same "$(comm -12 <(echo "$before") <(pids_of web | sort))" ""
 }
 
@@ -157,19 +157,19 @@ test_startup_as_a_user_starts_a_service_of_their_own() {
     as_carol pm2rs startup
     same "$(carols systemctl --user is-enabled pm2rs)" enabled
     carols env PORT=3006 pm2rs --user start /srv/apps/express.js --name own
-    eventually 20 inside curl -sS --fail http://127.0.0.1:3006/
+    eventually inside curl -sS --fail http://127.0.0.1:3006/
 }
 
 test_apps_are_back_after_a_reboot() {
     as alice env PORT=3005 pm2rs start /srv/apps/express.js --name asleep
-    eventually 20 online asleep 1
+    eventually online asleep 1
     as alice pm2rs stop asleep
     "$rig" reboot
-    eventually 30 online web 2
+    eventually online web 2
     same "$(answering_pids http://127.0.0.1:3000/ 40 | wc -l)" 2
     same "$(inside curl -sS http://127.0.0.1:3000/user)" "$(inside id -u alice) /home/alice"
     holds "$(processes)" 'map(select(.name == "asleep" and .pm2_env.status == "stopped" and .pid == 0)) | length == 1'
-    eventually 30 inside curl -sS --fail http://127.0.0.1:3006/
+    eventually inside curl -sS --fail http://127.0.0.1:3006/
     same "$(inside curl -sS http://127.0.0.1:3006/user)" "$(inside id -u carol) /home/carol"
 }
 

@@ -10,9 +10,9 @@ setup() {
     as alice pm2rs start /srv/apps/counter.js --name counter --output /home/alice/counter.log
     as alice pm2rs start /srv/apps/stubborn.js --name resting --kill-timeout 300
     as alice pm2rs stop resting
-    eventually 20 online web 2
-    eventually 20 online counter 1
-    eventually 20 inside curl -sS --fail http://127.0.0.1:3000/
+    eventually online web 2
+    eventually online counter 1
+    eventually inside curl -sS --fail http://127.0.0.1:3000/
 }
 
 identities() { processes | jq -c 'map([.name, .pm_id, .pid, .pm2_env.status, .pm2_env.restart_time, .pm2_env.pm_uptime])'; }
@@ -28,7 +28,7 @@ kill_daemon() { # [SIGNAL [MILLISECONDS]]: after so long, and wait for the next
     local before
     before=$(daemon)
     inside bash -c 'sleep "$1"; kill -"$2" "$3"' _ "0.$(printf %03d "${2:-0}")" "${1:-KILL}" "$before"
-    eventually 20 another_daemon "$before"
+    eventually another_daemon "$before"
 }
 
 nothing_failed() { # of the load that ended
@@ -114,12 +114,12 @@ test_kills_during_requests_leave_nothing_half_done() {
         local asking=$!
         kill_daemon KILL $((20 + RANDOM % 400))
         wait "$asking" || true
-        eventually 20 all_at_rest
+        eventually all_at_rest
     done
     as alice pm2rs --silent delete brief || true
     as alice pm2rs --silent scale web 2 || true
-    eventually 20 online web 2
-    eventually 20 as_many_servers_as_rows
+    eventually online web 2
+    eventually as_many_servers_as_rows
     load_ends
     nothing_failed
 }
@@ -140,7 +140,7 @@ out_of_memory() { # PID: the kernel's OOM killer ends this process of the contai
     if inside grep -qw memory /sys/fs/cgroup/cgroup.controllers; then
         # Nothing that lives fits into so little.
         inside systemctl set-property --runtime pm2rs.service MemoryMax=1M
-        eventually 20 denied inside test -d "/proc/$1"
+        eventually denied inside test -d "/proc/$1"
         inside systemctl set-property --runtime pm2rs.service MemoryMax=infinity
         contains "$(inside journalctl -u pm2rs)" "oom-kill"
     elif [ -w /sys/fs/cgroup/memory/cgroup.procs ]; then
@@ -151,7 +151,7 @@ out_of_memory() { # PID: the kernel's OOM killer ends this process of the contai
         mkdir -p "$group"
         echo 0 >"$group/memory.limit_in_bytes"
         echo "$host" >"$group/cgroup.procs"
-        eventually 20 killed_for_memory "$group"
+        eventually killed_for_memory "$group"
         rmdir "$group"
     else
         echo "no memory controller here"
@@ -169,7 +169,7 @@ test_an_oom_kill_is_not_noticed() {
     before=$(identities) main=$(daemon)
     load_begins http://127.0.0.1:3000/
     out_of_memory "$main"
-    eventually 20 another_daemon "$main"
+    eventually another_daemon "$main"
     same "$(identities)" "$before"
     load_ends
     nothing_failed
@@ -197,7 +197,7 @@ test_a_daemon_that_hangs_is_not_missed() {
     before=$(identities) main=$(daemon)
     load_begins http://127.0.0.1:3000/
     inside kill -STOP "$main"
-    eventually 30 another_daemon "$main"
+    eventually another_daemon "$main"
     same "$(identities)" "$before"
     load_ends
     nothing_failed
@@ -213,9 +213,9 @@ test_a_user_s_own_service_does_as_well() {
     local before main
     users carol
     inside loginctl enable-linger carol
-    eventually 20 as_carol systemctl --user start pm2rs
+    eventually as_carol systemctl --user start pm2rs
     as_carol env PORT=3100 pm2rs --user start /srv/apps/express.js -i 2 --name own
-    eventually 20 inside curl -sS --fail http://127.0.0.1:3100/
+    eventually inside curl -sS --fail http://127.0.0.1:3100/
     before=$(carols) main=$(carols_daemon)
     load_begins http://127.0.0.1:3100/
     as_carol systemctl --user reload pm2rs
@@ -225,7 +225,7 @@ test_a_user_s_own_service_does_as_well() {
     [ "$(carols_daemon)" != "$main" ]
     same "$(carols)" "$before"
     inside kill -KILL "$(carols_daemon)"
-    eventually 20 carols_answer
+    eventually carols_answer
     same "$(carols)" "$before"
     load_ends
     nothing_failed
@@ -247,13 +247,13 @@ test_a_stop_ends_all() {
     inside systemctl stop pm2rs
     same "$(inside pgrep -fc 'pm2rs|/srv/apps' || true)" 0
     inside systemctl start pm2rs
-    eventually 20 online web 2
+    eventually online web 2
 }
 
 test_after_a_reboot_what_ran_runs_and_what_was_stopped_is_stopped() {
     "$rig" reboot
-    eventually 30 online web 2
-    eventually 20 online counter 1
+    eventually online web 2
+    eventually online counter 1
     holds "$(processes)" 'map(select(.name == "resting" and .pm2_env.status == "stopped")) | length == 1'
     same "$(inside pgrep -fc /srv/apps/stubborn.js || true)" 0
     as_many_servers_as_rows

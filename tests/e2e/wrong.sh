@@ -4,7 +4,7 @@ setup() {
     users alice
     install_package
     as alice env PORT=3000 pm2rs start /srv/apps/express.js --name web
-    eventually 20 online web 1
+    eventually online web 1
 }
 
 file() { inside bash -c 'printf "%s" "$2" >"$1"; chmod 644 "$1"' _ "$1" "$2"; }
@@ -76,9 +76,9 @@ test_a_script_that_may_not_be_executed() {
 test_a_port_in_use_reaches_the_app_and_the_user() {
     local status=0 said
     inside bash -c 'exec socat TCP-LISTEN:3100,fork,reuseaddr,bind=0.0.0.0 /dev/null' &
-    eventually 10 inside bash -c 'ss -ltn | grep -q :3100'
+    eventually inside bash -c 'ss -ltn | grep -q :3100'
     said=$(as alice env PORT=3100 pm2rs start /srv/apps/express.js -i 2 --name taken 2>&1) || status=$?
-    eventually 10 heard_of_the_port
+    eventually heard_of_the_port
     as alice pm2rs delete taken
     inside pkill socat || true
     online web 1

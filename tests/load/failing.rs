@@ -1,25 +1,27 @@
 //! A release that does not work replaces nothing: the reload says why, and the old one serves on.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use serde_json::{Value, json};
 
 use crate::cli::Ended;
 use crate::load::{Load, Mode};
-use crate::place::Place;
+use crate::place::{DEADLINE, Place};
 
 const GOOD: &str =
     "require('http').createServer((q, r) => r.end(JSON.stringify({ pid: process.pid }))).listen(process.env.PORT);\n";
 
-/// Reloads from a release that serves to this one; returns what was said.
+/// Reloads from a release that serves, with these keys, to this one; returns what was said.
 #[track_caller]
-fn fails(release: &str, extra: &str, within: Duration) -> Ended {
+fn fails(release: &str, keys: &Value) -> Ended {
     let place = Place::new();
-    let script = place.write("app.js", GOOD);
-    place.start(&script, 2, extra);
-    fails_at(&place, release, within)
+    place.write("app.js", GOOD);
+    place.start(keys);
+    fails_at(&place, release)
 }
 
 #[track_caller]
-fn fails_at(place: &Place, release: &str, within: Duration) -> Ended {
+fn fails_at(place: &Place, release: &str) -> Ended {
     let before = place.pids();
     let load = Load::start(&place.http("/"), Mode::Keep, 8);
     let others = Load::start(&place.http("/"), Mode::Once, 8);
@@ -27,7 +29,7 @@ fn fails_at(place: &Place, release: &str, within: Duration) -> Ended {
     let from = Instant::now();
     let ended = place.call("reload app").fails();
     let took = from.elapsed();
-    assert!(took < within, "the reload took {took:?}: {ended}");
+    assert!(took < 2 * DEADLINE, "the reload took {took:?}: {ended}");
     load.stop().lost_nothing("kept connections");
     others.stop().lost_nothing("fresh connections");
     place.until("as before", |list| {
@@ -43,7 +45,7 @@ fn fails_at(place: &Place, release: &str, within: Duration) -> Ended {
 
 #[test]
 fn one_that_throws_at_start() {
-    fails("throw new Error('no such table: users');\n", "", Duration::from_secs(50))
+    fails("throw new Error('no such table: users');\n", &json!({}))
         .mentions("exited with code 1")
         .mentions("no such table: users");
 }
@@ -53,8 +55,7 @@ fn one_that_never_listens() {
     fails(
         "console.error('waiting for godot'); setInterval(() => {}, 1000);\n",
         // Long enough for a slow machine to run it so far.
-        "--listen-timeout 10000",
-        Duration::from_secs(50),
+        &json!({ "listen_timeout": 10_000 }),
     )
     .mentions("10000 ms")
     .mentions("waiting for godot");
@@ -63,8 +64,8 @@ fn one_that_never_listens() {
 #[test]
 fn one_that_never_says_ready() {
     let place = Place::new();
-    let script = place.write("app.js", &format!("{GOOD}setTimeout(() => process.send('ready'), 50);\n"));
-    place.start(&script, 2, "--wait-ready --listen-timeout 3000");
+    place.write("app.js", &format!("{GOOD}setTimeout(() => process.send('ready'), 50);\n"));
+    place.start(&json!({ "wait_ready": true, "listen_timeout": 3000 }));
     let before = place.pids();
     let load = Load::start(&place.http("/"), Mode::Keep, 8);
     place.write("app.js", GOOD);
@@ -75,12 +76,9 @@ fn one_that_never_says_ready() {
 
 #[test]
 fn one_that_crashes_after_a_second() {
-    let place = Place::new();
-    place.write("app.js", GOOD);
-    // A slow machine may let it crash after some more.
-    place.start_with(2, &serde_json::json!({ "min_uptime": 10_000 }));
     let release = format!("{GOOD}setTimeout(() => {{ throw new Error('too late') }}, 1000);\n");
-    fails_at(&place, &release, Duration::from_secs(50)).mentions("too late");
+    // A slow machine may let it crash after some more.
+    fails(&release, &json!({ "min_uptime": 10_000 })).mentions("too late");
 }
 
 #[test]
@@ -94,8 +92,8 @@ fn one_whose_probe_fails() {
     };
     place.write("app.js", &app(200));
     let probe = format!("http://127.0.0.1:{}/health", place.port);
-    place.start_with(2, &serde_json::json!({ "listen_timeout": 3000, "probe": { "http": probe, "interval": 100 } }));
-    fails_at(&place, &app(500), Duration::from_secs(50)).mentions("3000 ms");
+    place.start(&json!({ "listen_timeout": 3000, "probe": { "http": probe, "interval": 100 } }));
+    fails_at(&place, &app(500)).mentions("3000 ms");
 }
 
 #[test]
@@ -105,7 +103,7 @@ fn one_that_a_probe_command_does_not_like() {
     place.write("app.js", &format!("{seen}{GOOD}"));
     // About this worker and no other: the one before it has left its file, too.
     let command = "test -e good-$PM2RS_PID-$pm_id && test -n \"$NODE_APP_INSTANCE\"";
-    place.start_with(2, &serde_json::json!({ "probe": { "exec": ["sh", "-c", command], "interval": 100 } }));
+    place.start(&json!({ "probe": { "exec": ["sh", "-c", command], "interval": 100 } }));
     place.reload();
     let before = place.pids();
     place.write("app.js", GOOD);

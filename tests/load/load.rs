@@ -67,7 +67,7 @@ impl Load {
         let think = std::env::var("PM2RS_THINK").unwrap_or_else(|_| "30".into());
         let mut child = Command::new("node")
             .arg(tests().join("load/client.js"))
-            .args([url, "--mode", mode, "--clients", &clients.to_string(), "--think", &think, "--timeout", "20000"])
+            .args([url, "--mode", mode, "--clients", &clients.to_string(), "--think", &think, "--timeout", "60000"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

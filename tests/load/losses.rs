@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use serde_json::json;
+
 use crate::load::{Load, Mode};
 use crate::place::{Place, reloads, tests};
 
@@ -11,7 +13,7 @@ const CLIENTS: usize = 16;
 #[test]
 fn only_requests_in_the_hands_of_a_killed_worker_fail() {
     let place = Place::new();
-    place.start(&tests().join("apps/http.js"), 2, "");
+    place.start(&json!({ "script": tests().join("apps/http.js") }));
     for mode in [Mode::Keep, Mode::Once] {
         for _ in 0..reloads() {
             let load = Load::start(&place.http("/?ms=3"), mode, CLIENTS);
@@ -35,7 +37,7 @@ fn only_requests_in_the_hands_of_a_killed_worker_fail() {
 #[test]
 fn new_connections_do_not_wait_for_a_worker_in_an_endless_loop() {
     let place = Place::new();
-    place.start(&tests().join("apps/hang.js"), 2, "");
+    place.start(&json!({ "script": tests().join("apps/hang.js") }));
     let folder = tempfile::tempdir().unwrap();
     let enough = folder.path().join("enough");
     let mut hanging = TcpStream::connect(("127.0.0.1", place.port)).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::{Call, pm2rs};
 
@@ -99,30 +99,20 @@ impl Place {
         self.until("online", |list| list.len() == count && list.iter().all(|row| row["pm2_env"]["status"] == "online"));
     }
 
-    /// Starts an app as a cluster of `instances` and waits until all are online and the port takes connections.
+    /// Starts an app, a cluster of two of `app.js` but for what these keys of a configuration file say, and waits until all
+    /// are online and the port takes connections.
     ///
     /// PM2's `online` says that Node runs; an app that loads for a while listens only later.
     #[track_caller]
-    pub fn start(&self, script: &Path, instances: usize, extra: &str) {
-        self.call(&format!("start {} --name app -i {instances} {extra}", script.display())).ok();
-        self.until_serving(instances);
-    }
-
-    /// Starts the app `app.js` as `start` does, with these keys of a configuration file.
-    #[track_caller]
-    pub fn start_with(&self, instances: usize, keys: &Value) {
-        let mut app = serde_json::json!({
-            "name": "app", "script": "app.js", "instances": instances, "exec_mode": "cluster",
+    pub fn start(&self, keys: &Value) {
+        // Clients that a slow machine holds up have a minute to hear that their connections end.
+        let mut app = json!({
+            "name": "app", "script": "app.js", "instances": 2, "exec_mode": "cluster", "drain_timeout": 60_000,
         });
         app.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
-        self.write("ecosystem.json", &serde_json::json!({ "apps": [app] }).to_string());
+        self.write("ecosystem.json", &json!({ "apps": [app] }).to_string());
         self.call("start ecosystem.json").ok();
-        self.until_serving(instances);
-    }
-
-    #[track_caller]
-    fn until_serving(&self, instances: usize) {
-        self.until_online(instances);
+        self.until_online(usize::try_from(app["instances"].as_u64().unwrap()).unwrap());
         let end = Instant::now() + DEADLINE;
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             assert!(Instant::now() < end, "nobody listens on {}: {:#?}", self.port, self.list());

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
+
 use crate::load::{Load, Mode};
 use crate::place::{Place, has_package, node, reloads, tests};
 
 /// Reloads an app of two workers under both kinds of load, in `PM2RS_RELOADS` rounds.
 #[track_caller]
-fn rolls(script: &Path, scheme: &str, path: &str, extra: &str) {
+fn rolls(script: &Path, scheme: &str, path: &str, mut keys: Value) {
     let place = Place::new();
-    place.start(script, 2, extra);
+    keys["script"] = json!(script);
+    place.start(&keys);
     let url = format!("{scheme}://127.0.0.1:{}{path}", place.port);
     for mode in [Mode::Keep, Mode::Once] {
         let load = Load::start(&url, mode, 16);
@@ -28,54 +31,54 @@ fn app(name: &str) -> PathBuf {
 
 #[test]
 fn a_plain_app() {
-    rolls(&app("http.js"), "http", "/?ms=3", "");
+    rolls(&app("http.js"), "http", "/?ms=3", json!({}));
 }
 
 #[test]
 fn an_app_that_closes_its_server_on_sigint() {
-    rolls(&app("sigint.js"), "http", "/", "");
+    rolls(&app("sigint.js"), "http", "/", json!({}));
 }
 
 #[test]
 fn slow_answers() {
-    rolls(&app("http.js"), "http", "/?ms=500", "");
+    rolls(&app("http.js"), "http", "/?ms=500", json!({}));
 }
 
 #[test]
 fn https() {
-    rolls(&app("https.js"), "https", "/", "");
+    rolls(&app("https.js"), "https", "/", json!({}));
 }
 
 #[test]
 fn express() {
     if has_package("express") {
-        rolls(&app("express.js"), "http", "/", "");
+        rolls(&app("express.js"), "http", "/", json!({}));
     }
 }
 
 #[test]
 fn fastify() {
     if has_package("fastify") {
-        rolls(&app("fastify.js"), "http", "/", "");
+        rolls(&app("fastify.js"), "http", "/", json!({}));
     }
 }
 
 #[test]
 fn the_oldest_and_the_newest_node() {
     for node in [18, 26].into_iter().filter_map(node) {
-        rolls(&app("sigint.js"), "http", "/", &format!("--interpreter {}", node.display()));
+        rolls(&app("sigint.js"), "http", "/", json!({ "interpreter": node }));
     }
 }
 
 #[test]
 fn an_app_that_says_when_it_is_ready() {
-    rolls(&app("ready.js"), "http", "/", "--wait-ready");
+    rolls(&app("ready.js"), "http", "/", json!({ "wait_ready": true }));
 }
 
 #[test]
 fn a_single_worker() {
     let place = Place::new();
-    place.start(&app("http.js"), 1, "");
+    place.start(&json!({ "script": app("http.js"), "instances": 1 }));
     let load = Load::start(&place.http("/?ms=3"), Mode::Keep, 16);
     for _ in 0..reloads() {
         place.reload();
@@ -86,7 +89,7 @@ fn a_single_worker() {
 #[test]
 fn more_and_fewer_workers() {
     let place = Place::new();
-    place.start(&app("http.js"), 2, "");
+    place.start(&json!({ "script": app("http.js") }));
     for mode in [Mode::Keep, Mode::Once] {
         let load = Load::start(&place.http("/?ms=3"), mode, 16);
         for _ in 0..reloads() {
