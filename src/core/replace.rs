@@ -2,6 +2,8 @@
 //!
 //! Verbs only; [`reload`](super::reload) decides when.
 
+use std::ops::RangeInclusive;
+
 use super::process::{Desired, State};
 use super::restart::Record;
 use super::start::Start;
@@ -9,8 +11,9 @@ use super::worker::{Readiness, WorkerState};
 use super::{Action, AppSpec, ExecMode, Fleet, LogLevel, LogTopic, ProcessId, Timer, WorkerId};
 
 /// What a newcomer has to stay up beyond `min_uptime` (ms), so that a release which crashes after exactly that time
-/// does not slip through.
-const STAY_UP_MARGIN: u64 = 500;
+/// does not slip through: as long as it took to get ready, within these bounds. A machine that was slow to start it is as
+/// slow to let it crash.
+const STAY_UP_MARGIN: RangeInclusive<u64> = 500..=3000;
 
 /// Whether two workers of this spec can serve at once: what they listen on is the supervisor's.
 fn shares_its_sockets(spec: &AppSpec) -> bool {
@@ -56,7 +59,10 @@ impl Fleet {
             return true;
         }
         if self.timers.at(Timer::MinUptime(worker)).is_none() {
-            self.arm(Timer::MinUptime(worker), min_uptime.saturating_add(STAY_UP_MARGIN));
+            let spawned_at = self.workers.get(&worker).and_then(|worker| worker.spawned_at);
+            let took = spawned_at.map_or(0, |at| self.now().mono.since(at));
+            let margin = took.clamp(*STAY_UP_MARGIN.start(), *STAY_UP_MARGIN.end());
+            self.arm(Timer::MinUptime(worker), min_uptime.saturating_add(margin));
         }
         false
     }

@@ -293,6 +293,18 @@ fn a_queue_worker_never_listens_and_needs_to_stay_up_instead() {
 }
 
 #[test]
+fn who_is_slow_to_get_ready_has_to_stay_up_for_longer() {
+    for (took, longer) in [(400, 500), (2000, 2000), (20_000, 3000)] {
+        let (mut sim, new) = two();
+        sim.reload_with(&[P0, P1], Some(AppSpec { listen_timeout: 60_000, ..new }), None);
+        sim.spawned(w(3));
+        sim.pass(took);
+        sim.send(Event::WorkerListening { worker: w(3) });
+        assert_eq!(sim.armed(), [(Timer::MinUptime(w(3)), 1000 + longer)]);
+    }
+}
+
+#[test]
 fn a_fork_app_with_the_supervisors_sockets_is_replaced_too() {
     let spec = AppSpec { listen: vec!["8080".to_owned()], ..fork() };
     let mut sim = Simulator::running(spec);
