@@ -47,7 +47,7 @@ pids_of() { # NAME: process ids of an app's workers
 }
 
 answering_pids() { # URL COUNT: which processes answered
-    inside bash -c 'for ((i = 0; i < $2; i++)); do curl -sS --max-time 5 "$1"; echo; done' _ "$1" "$2" | sort -u
+    inside bash -c 'for ((i = 0; i < $2; i++)); do curl -sS --max-time 60 "$1"; echo; done' _ "$1" "$2" | sort -u
 }
 
 load_begins() { # URL: requests without end, and without retries, from now on

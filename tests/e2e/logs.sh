@@ -39,7 +39,10 @@ test_an_apps_lines_bear_its_pid_and_unit() {
 
 test_the_journal_explains_a_crash_loop() {
     local explained
-    as alice pm2rs start /srv/apps/crashes.js --name broken
+    # Who dies within min_uptime crashes; on a slow machine Node takes longer than the usual second to get that far.
+    inside bash -c 'echo "$1" >/tmp/broken.json' _ \
+        '{ "apps": [ { "name": "broken", "script": "/srv/apps/crashes.js", "min_uptime": 60000, "max_restarts": 8 } ] }'
+    as alice pm2rs start /tmp/broken.json
     eventually is_errored broken
     inside journalctl --sync
     explained=$(inside journalctl -x -u pm2rs PM2RS_APP=broken)

@@ -16,12 +16,12 @@ test_port_80_is_served_by_an_ordinary_users_workers() {
         inside sysctl -w net.ipv4.ip_unprivileged_port_start=1024
     as alice pm2rs start /srv/apps/privileged-port.js -i 2 --name front
     eventually online front 2
-    same "$(inside curl -sS --max-time 5 http://127.0.0.1/)" "$(inside id -u alice)"
-    same "$(inside curl -sS --max-time 5 'http://[::1]/')" "$(inside id -u alice)"
+    same "$(inside curl -sS --max-time 60 http://127.0.0.1/)" "$(inside id -u alice)"
+    same "$(inside curl -sS --max-time 60 'http://[::1]/')" "$(inside id -u alice)"
 }
 
 test_the_port_stays_open_while_the_service_restarts() {
-    inside bash -c 'for ((i = 0; i < 200; i++)); do curl -sS --max-time 20 http://127.0.0.1/ || echo lost; done' \
+    inside bash -c 'for ((i = 0; i < 200; i++)); do curl -sS --max-time 60 http://127.0.0.1/ || echo lost; done' \
         >"$output/answers" 2>&1 &
     inside systemctl restart pm2rs
     wait %1
