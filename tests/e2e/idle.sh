@@ -15,8 +15,8 @@ ten_listen() { same "$(inside ss -Hltn 'sport >= 3001 and sport <= 3010' | wc -l
 daemon() { inside systemctl show -P MainPID pm2rs; }
 
 test_it_takes_less_than_12_mib_for_itself() {
-    # PSS: what only it has, and its share of what others have as well. What is built for tests is four times as much code,
-    # so of that only the data count, of which a release has no less.
+    # PSS: what only it has, and its share of what others have as well. What is built for tests is some four times as much
+    # code, so of that only the data count.
     local what=Pss limit=12288 pss
     [ "${PM2RS_PROFILE:-release}" = release ] || what=Pss_Anon limit=5120
     pss=$(inside awk -v what="$what:" '$1 == what { print $2 }' "/proc/$(daemon)/smaps_rollup")
