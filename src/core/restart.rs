@@ -13,6 +13,9 @@ pub const MAX_BACKOFF: u64 = 15_000;
 /// Second delay of the default back-off (ms); the first restart is immediate. PM2 has no such delays, and scripts wait as
 /// long as it takes there: sixteen quick ends, the default `max_restarts`, take little more than a second longer.
 pub const DEFAULT_BACKOFF: u64 = 20;
+/// A default delay that is at most this part of how long the worker lived is left out: it would spare the machine nothing, and
+/// clients wait for it. The next one grows all the same, so what ends again and again comes to be paused.
+const NEGLIGIBLE: u64 = 10;
 /// A worker that lived this long (ms) makes the back-off begin anew (PM2's `EXP_BACKOFF_RESET_TIMER`).
 pub const BACKOFF_RESET: u64 = 30_000;
 
@@ -53,7 +56,7 @@ pub enum Verdict {
 }
 
 impl Record {
-    /// The last delay before a restart (ms); 0 for none.
+    /// The last delay before a restart (ms), also one that was left out as negligible; 0 for none.
     #[must_use]
     pub fn last_delay(&self) -> u64 {
         self.last_delay
@@ -89,7 +92,10 @@ impl Record {
             }
         }
         let finished = stable && end.was_ready && code == Some(0);
-        Verdict::Restart(self.delay(spec, finished))
+        let delay = self.delay(spec, finished);
+        let chosen = spec.restart_delay > 0 || spec.exp_backoff_restart_delay > 0;
+        let negligible = stable && !chosen && delay <= end.uptime / NEGLIGIBLE;
+        Verdict::Restart(if negligible { 0 } else { delay })
     }
 
     fn delay(&mut self, spec: &AppSpec, finished: bool) -> u64 {
