@@ -4,7 +4,8 @@ const { execFile, spawn } = require('node:child_process');
 const fs = require('node:fs');
 const http = require('node:http');
 const path = require('node:path');
-const { apps, ask, sleep, until } = require('./contenders');
+const { Plain, apps, ask, sleep, until } = require('./contenders');
+const { median } = require('./median');
 
 const CLIENT = path.join(__dirname, '..', 'load', 'client.js');
 const TICK = 10_000; // microseconds; sysconf(_SC_CLK_TCK) is 100 on Linux
@@ -56,6 +57,8 @@ async function ownClient(port, keep, { seconds, clients }) {
   const report = JSON.parse((await output(process.execPath, args.map(String))).trim().split('\n').pop());
   return { rate: report.ok / report.seconds, p99: report.latency.p99, requests: report.ok };
 }
+
+const client = (port, keep, options) => (options.wrk ? wrk : ownClient)(port, keep, options);
 
 // Clients at work until `stop`.
 function load(port, mode, clients, timeout = 10000) {
@@ -120,7 +123,7 @@ module.exports = {
         const pids = contender.workers();
         const workers = pids.map(cpu);
         const manager = contender.manager && cpu(contender.manager);
-        const { rate, p99, requests } = await (options.wrk ? wrk : ownClient)(port, keep, options);
+        const { rate, p99, requests } = await client(port, keep, options);
         const name = `${keep ? 'kept-alive' : 'one-shot'}, ${count} worker${count === 1 ? '' : 's'}`;
         return {
           [`requests/s ${name}`]: rate,
@@ -129,6 +132,29 @@ module.exports = {
           ...(manager && { [`manager CPU us/request ${name}`]: manager() / requests }),
         };
       } finally {
+        await contender.end();
+      }
+    },
+  },
+
+  parity: {
+    of: (contender) => contender.manages,
+    async measure(contender, options) {
+      const plain = new Plain('node', 'http.js');
+      const ports = [await contender.serve(1), await plain.serve(1)];
+      const rate = async (port) => (await client(port, true, { ...options, seconds: 1 })).rate;
+      const ratios = [];
+      try {
+        // Until both are compiled as far as they will be.
+        for (const port of ports) await rate(port);
+        for (let turn = 0; turn < options.turns; turn++) {
+          const rates = {};
+          for (const port of turn % 2 ? [...ports].reverse() : ports) rates[port] = await rate(port);
+          ratios.push(rates[ports[0]] / rates[ports[1]]);
+        }
+        return { "a worker's kept-alive requests/s to those of plain node": median(ratios) };
+      } finally {
+        await plain.end();
         await contender.end();
       }
     },
