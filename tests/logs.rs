@@ -527,6 +527,9 @@ async fn the_journal_gets_each_line_once_and_sets_the_pace() {
     let last = rig.logs.tail(ProcessId(0), false, 2).await;
     assert_eq!(last.len(), 2);
     assert_eq!(rig.logs.counters(ProcessId(0)).await.dropped, 0);
+    // They are not its successor's last words.
+    let _pipes = rig.attach(2, 0, &spec);
+    assert!(rig.logs.tail(ProcessId(0), false, 2).await.is_empty());
 }
 
 #[tokio::test]

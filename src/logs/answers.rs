@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use jiff::Timestamp;
+
 use super::collector::{Collector, Row};
 use super::follow::{Follower, Wanted};
 use super::format::{Form, Origin};
@@ -13,6 +15,7 @@ use super::history::{Archive, Shelf};
 use super::mailbox::FollowRequest;
 use super::sinks::FileId;
 use super::syslog;
+use super::tail::Beginning;
 use super::{Counters, Whose, last_lines};
 use crate::core::ProcessId;
 use crate::sys::epoll::Interest;
@@ -117,17 +120,31 @@ impl Collector {
         last.append_to(waiting);
     }
 
+    /// A worker of this row begins to write.
+    pub(super) fn note_beginning(&mut self, process: ProcessId) {
+        let Some(row) = self.rows.get(&process) else { return };
+        let mut size =
+            |file: Option<FileId>| file.and_then(|id| self.sinks.file(id)).map_or(0, |file| file.place().size());
+        let (out, err) = (size(row.out.or(row.combined)), size(row.err.or(row.combined)));
+        let began = Beginning { out, err, ms: Timestamp::now().as_millisecond() };
+        self.rows.entry(process).and_modify(|row| row.began = began);
+    }
+
+    /// The last lines of a row's newest worker.
     pub(super) fn tail(&mut self, process: ProcessId, err: bool, lines: u32) -> Vec<String> {
         let Some(row) = self.rows.get(&process) else { return Vec::new() };
         let file = if err { row.err } else { row.out }.or(row.combined);
-        let form = Form::of(&row.known.spec);
+        let (form, began) = (Form::of(&row.known.spec), row.began);
         let place = file.and_then(|id| self.sinks.file(id)).map(|file| file.place().clone());
         match place {
-            Some(place) => last_lines::texts(&place, &form, lines),
+            Some(place) => last_lines::texts(&place, &form, lines, if err { began.err } else { began.out }),
             None => {
                 let memory = &self.sinks.tally(process).memory;
                 let last = memory.last(usize::try_from(lines).unwrap_or(usize::MAX), !err, err);
-                last.into_iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect()
+                last.into_iter()
+                    .filter(|line| line.timestamp > began.ms)
+                    .map(|line| String::from_utf8_lossy(&line.text).into_owned())
+                    .collect()
             }
         }
     }

@@ -19,6 +19,7 @@ use super::sinks::{FileId, Outlet, Sinks};
 use super::stream::{self, Stream, Turn};
 use super::suppression::Watch;
 use super::syslog;
+use super::tail::Beginning;
 use super::{Known, LogEvent, LogsConfig, Source, combined_path, out_path};
 use crate::core::{AppSpec, ProcessId, SyslogAddress, WorkerId};
 use crate::sys::epoll::Interest;
@@ -56,6 +57,7 @@ pub(super) struct Row {
     pub(super) out: Option<FileId>,
     pub(super) err: Option<FileId>,
     pub(super) combined: Option<FileId>,
+    pub(super) began: Beginning,
 }
 
 impl Row {
@@ -339,7 +341,8 @@ impl Collector {
         let out = out_path(&known.spec, known.process, false).map(|path| self.file(path, &known));
         let err = out_path(&known.spec, known.process, true).map(|path| self.file(path, &known));
         let combined = combined_path(&known.spec, known.process).map(|path| self.file(path, &known));
-        self.rows.insert(known.process, Row { known, out, err, combined });
+        let began = self.rows.get(&known.process).map(|row| row.began).unwrap_or_default();
+        self.rows.insert(known.process, Row { known, out, err, combined, began });
     }
 
     fn file(&mut self, path: PathBuf, known: &Known) -> FileId {
@@ -366,6 +369,7 @@ impl Collector {
         };
         let known = Known { process, app, app_name: app_name.clone(), app_owner, identity, spec: spec.clone() };
         self.know(known);
+        self.note_beginning(process);
         let Some(row) = self.rows.get(&process) else { return };
         let journal = self.to_journal(&spec);
         let (out, err, combined) = (row.out, row.err, row.combined);

@@ -295,7 +295,7 @@ impl Archive {
         let mut found = Found::default();
         let mut clock = Clock::of(&self.form);
         if !compressed && search.wants_all() {
-            for line in tail::of_file(place, most)?.1 {
+            for line in tail::of_file(place, most, 0)?.1 {
                 let (timestamp, text) = clock.read(&line);
                 found.push(timestamp, text, most);
             }

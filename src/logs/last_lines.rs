@@ -29,7 +29,7 @@ impl LastLines {
 
     /// Adds those of a file. One that cannot be read has none.
     pub fn add_file(&mut self, place: &Place, origin: Origin<'_>, form: &Form) {
-        let Ok((modified, lines)) = tail::of_file(place, self.wanted) else { return };
+        let Ok((modified, lines)) = tail::of_file(place, self.wanted, 0) else { return };
         let (mut records, mut clock) = (Vec::new(), Clock::of(form));
         for line in &lines {
             let (timestamp, text) = clock.read(line);
@@ -67,11 +67,11 @@ impl LastLines {
     }
 }
 
-/// The last lines of a file as the process wrote them.
+/// The last lines of a file from a place on, as the process wrote them.
 #[must_use]
-pub fn texts(place: &Place, form: &Form, lines: u32) -> Vec<String> {
+pub fn texts(place: &Place, form: &Form, lines: u32, from: u64) -> Vec<String> {
     let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
-    let Ok((_, lines)) = tail::of_file(place, wanted) else { return Vec::new() };
+    let Ok((_, lines)) = tail::of_file(place, wanted, from) else { return Vec::new() };
     let mut clock = Clock::of(form);
     lines.iter().map(|line| String::from_utf8_lossy(&clock.read(line).1).into_owned()).collect()
 }

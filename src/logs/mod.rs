@@ -283,7 +283,7 @@ impl Logs {
         history::search(archives, search)
     }
 
-    /// The last lines of one stream of a process, the oldest first.
+    /// The last lines of one stream of a process, the oldest first, of those that its newest worker wrote.
     pub async fn tail(&self, process: ProcessId, err: bool, lines: u32) -> Vec<String> {
         self.ask(|reply| Command::Tail { process, err, lines, reply }).await.unwrap_or_default()
     }

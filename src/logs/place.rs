@@ -41,6 +41,12 @@ impl Place {
         run_as(&self.owner, || f(&self.path)).map_err(io::Error::other)?
     }
 
+    /// How long it is (bytes); 0 when it is not there or its owner may not know.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.with_rights(|path| Ok(std::fs::metadata(path)?.len())).unwrap_or(0)
+    }
+
     /// Opens it for appending; creates it, and its folder, when it is not there.
     ///
     /// # Errors

@@ -18,17 +18,30 @@ const MAX_REMEMBERED_LINE: usize = 8 << 10;
 /// What a remembered line costs besides its text.
 const LINE_COST: usize = 48;
 
+/// Where the lines of a row's newest worker begin among those that are kept of the row.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beginning {
+    /// In the file of standard output (bytes).
+    pub out: u64,
+    /// In that of standard error.
+    pub err: u64,
+    /// In time (milliseconds since the epoch), for what is remembered.
+    pub ms: i64,
+}
+
 /// The last lines of a file, the oldest first, and when it was last written to. A line that is not finished yet counts.
+/// What stands before `from` does not, unless the file is shorter by now: then it is another one, or was emptied.
 ///
 /// # Errors
 /// When its owner cannot read it.
-pub fn of_file(place: &Place, lines: usize) -> io::Result<(SystemTime, Vec<Vec<u8>>)> {
+pub fn of_file(place: &Place, lines: usize, from: u64) -> io::Result<(SystemTime, Vec<Vec<u8>>)> {
     let file = place.with_rights(|path| {
         // Nothing else has an end to look at, and opening a fifo waits.
         if std::fs::metadata(path)?.is_file() { File::open(path) } else { Err(io::ErrorKind::InvalidInput.into()) }
     })?;
     let meta = file.metadata()?;
-    let mut end = vec![0; usize::try_from(meta.len().min(MAX_LOOK)).unwrap_or(0)];
+    let length = if from <= meta.len() { meta.len() - from } else { meta.len() };
+    let mut end = vec![0; usize::try_from(length.min(MAX_LOOK)).unwrap_or(0)];
     let mut found = 0;
     let mut start = end.len();
     let base = meta.len() - end.len() as u64;
@@ -105,11 +118,15 @@ mod tests {
     use crate::sys::identity::Identity;
 
     fn last_of(content: &[u8], lines: usize) -> Vec<String> {
+        last_from(0, content, lines)
+    }
+
+    fn last_from(from: u64, content: &[u8], lines: usize) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         std::fs::write(&path, content).unwrap();
         let place = Place { path, owner: Identity::own().unwrap(), ours: false };
-        let (_, lines) = of_file(&place, lines).unwrap();
+        let (_, lines) = of_file(&place, lines, from).unwrap();
         lines.into_iter().map(|line| String::from_utf8(line).unwrap()).collect()
     }
 
@@ -124,6 +141,16 @@ mod tests {
         let many: String = (0..100_000).map(|n| format!("line {n}\n")).collect();
         let last = last_of(many.as_bytes(), 20_000);
         assert_eq!((last.len(), last[0].as_str(), last[19_999].as_str()), (20_000, "line 80000", "line 99999"));
+    }
+
+    #[test]
+    fn last_lines_from_a_place_on() {
+        assert_eq!(last_from(4, b"old\nnew\n", 5), ["new"]);
+        assert_eq!(last_from(8, b"old\nnew\n", 5), [""; 0]);
+        assert_eq!(last_from(9, b"old\nnew\n", 5), ["old", "new"], "it was emptied since");
+        let many: String = (0..100_000).map(|n| format!("line {n}\n")).collect();
+        let last = last_from(many.len() as u64 - 22, many.as_bytes(), 10);
+        assert_eq!(last, ["line 99998", "line 99999"]);
     }
 
     #[test]

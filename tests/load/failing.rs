@@ -51,6 +51,15 @@ fn one_that_throws_at_start() {
 }
 
 #[test]
+fn one_that_says_nothing_is_not_blamed_for_what_was_said_before() {
+    let place = Place::new();
+    place.write("app.js", &format!("console.error('the day before'); {GOOD}"));
+    place.start(&json!({}));
+    let ended = fails_at(&place, "process.exit(3);\n").mentions("exited with code 3");
+    assert!(!ended.stderr().contains("the day before"), "{ended}");
+}
+
+#[test]
 fn one_that_never_listens() {
     fails(
         "console.error('waiting for godot'); setInterval(() => {}, 1000);\n",
