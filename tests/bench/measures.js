@@ -96,18 +96,19 @@ async function whileAsked(port, work, tell) {
 
 const successor = (pid, dead) => ![0, dead].includes(pid) && pid;
 
-// Asks every few milliseconds, whether or not the attempts before have been answered, until another than the dead one does.
+// Asks every few milliseconds, whether or not the attempts before have been answered, until another than the dead one does;
+// how many attempts failed.
 async function askAnew(port, dead) {
   let failed = 0;
   let answered = false;
-  while (!answered) {
+  await until('the next worker', () => {
     ask(port).then((pid) => {
       answered ||= Boolean(successor(pid, dead));
       failed += pid === 0 && !answered ? 1 : 0;
     });
-    await sleep(5);
-  }
-  return { failed };
+    return answered;
+  }, 5);
+  return failed;
 }
 
 module.exports = {
@@ -275,7 +276,7 @@ module.exports = {
         // Once it has settled, and is no crash loop.
         await sleep(3000);
         from = kill(second);
-        const { failed } = await askAnew(port, second);
+        const failed = await askAnew(port, second);
         return {
           'ms from a crash to an answer, asked one after the other with a patience of 2 s': patient,
           'ms from a crash to an answer, asked anew every 5 ms': since(from),
