@@ -142,7 +142,10 @@ class Plain {
     await over;
   }
 
-  close() {}
+  // Whatever went wrong before.
+  close() {
+    this.child?.kill('SIGKILL');
+  }
 }
 
 module.exports = { Supervisor, Plain, apps, ask, until, sleep };

@@ -1,64 +1,20 @@
-// What is measured. Each measure returns numbers by name for one contender in one repetition.
+// What is measured. Each measure returns numbers by name for one contender in one repetition; throughput, which has all of them
+// at work side by side, says itself what it returns.
 'use strict';
-const { execFile, spawn } = require('node:child_process');
+const { spawn } = require('node:child_process');
 const fs = require('node:fs');
 const http = require('node:http');
 const path = require('node:path');
-const { Plain, apps, ask, sleep, until } = require('./contenders');
-const { median } = require('./median');
+const { apps, ask, sleep, until } = require('./contenders');
+const { cpu } = require('./cpu');
+const throughput = require('./throughput');
 
 const CLIENT = path.join(__dirname, '..', 'load', 'client.js');
-const TICK = 10_000; // microseconds; sysconf(_SC_CLK_TCK) is 100 on Linux
-
-// CPU time that a process has used, in ticks (proc_pid_stat(5)).
-function ticks(pid) {
-  const fields = fs.readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').pop().split(' ');
-  return Number(fields[11]) + Number(fields[12]);
-}
-
-// The same by thread, as the scheduler counts it, in nanoseconds.
-function threads(pid) {
-  const folder = `/proc/${pid}/task`;
-  return new Map(fs.readdirSync(folder).map((id) => [id, Number(fs.readFileSync(`${folder}/${id}/schedstat`, 'utf8').split(' ')[0])]));
-}
-
-// Begins to count; what it returns says how many microseconds of CPU the process has used since. A tick is more than pm2rs
-// uses in some whole measures, hence the threads; one that has ended takes its count with it, hence the ticks as well.
-function cpu(pid) {
-  const [ticksBefore, before] = [ticks(pid), threads(pid)];
-  return () => {
-    const precise = sum([...threads(pid)].map(([id, ns]) => ns - (before.get(id) ?? 0))) / 1000;
-    return Math.max(precise, (ticks(pid) - ticksBefore - 1) * TICK);
-  };
-}
 
 // What a process holds for itself and its share of what it shares, in MiB.
 function memory(pid) {
   return Number(/^Pss:\s+(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))[1]) / 1024;
 }
-
-function output(program, args) {
-  return new Promise((resolve, reject) => {
-    execFile(program, args, { maxBuffer: 1 << 26 }, (error, stdout) => (error ? reject(error) : resolve(stdout)));
-  });
-}
-
-async function wrk(port, keep, { seconds, clients }) {
-  const headers = keep ? [] : ['-H', 'Connection: close'];
-  const text = await output('wrk', ['-t1', `-c${clients}`, `-d${seconds}`, '--latency', ...headers, `http://127.0.0.1:${port}/`]);
-  const [, number, unit] = /99%\s+([\d.]+)(us|ms|s|m)\b/.exec(text);
-  const requests = Number(/(\d+) requests in/.exec(text)[1]);
-  const p99 = Number(number) * { us: 0.001, ms: 1, s: 1000, m: 60000 }[unit];
-  return { rate: Number(/Requests\/sec:\s+([\d.]+)/.exec(text)[1]), p99, requests };
-}
-
-async function ownClient(port, keep, { seconds, clients }) {
-  const args = [CLIENT, `http://127.0.0.1:${port}/`, '--mode', keep ? 'keep' : 'once', '--seconds', seconds, '--clients', clients];
-  const report = JSON.parse((await output(process.execPath, args.map(String))).trim().split('\n').pop());
-  return { rate: report.ok / report.seconds, p99: report.latency.p99, requests: report.ok };
-}
-
-const client = (port, keep, options) => (options.wrk ? wrk : ownClient)(port, keep, options);
 
 // Clients at work until `stop`.
 function load(port, mode, clients, timeout = 10000) {
@@ -77,8 +33,7 @@ function load(port, mode, clients, timeout = 10000) {
   };
 }
 
-const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
-const lost = (report) => sum(Object.values(report.failed));
+const lost = (report) => Object.values(report.failed).reduce((a, b) => a + b, 0);
 const since = (from) => (Number(process.hrtime.bigint() - from) / 1e6);
 const now = () => process.hrtime.bigint();
 
@@ -112,54 +67,7 @@ async function askAnew(port, dead) {
 }
 
 module.exports = {
-  throughput: {
-    of: () => true,
-    // Contenders take turns at each, so that what a shared machine has to give changes little between them.
-    cases: ({ workers }) => workers.flatMap((count) => [true, false].map((keep) => ({ count, keep }))),
-    async measure(contender, options, { count, keep }) {
-      if (contender.script === 'http.js' && count !== 1) return {};
-      const port = await contender.serve(count);
-      try {
-        // A list costs the manager more than a measure full of kept-alive requests.
-        const pids = contender.workers();
-        const workers = pids.map(cpu);
-        const manager = contender.manager && cpu(contender.manager);
-        const { rate, p99, requests } = await client(port, keep, options);
-        const name = `${keep ? 'kept-alive' : 'one-shot'}, ${count} worker${count === 1 ? '' : 's'}`;
-        return {
-          [`requests/s ${name}`]: rate,
-          [`p99 ms ${name}`]: p99,
-          [`worker CPU us/request ${name}`]: sum(workers.map((used) => used())) / requests,
-          ...(manager && { [`manager CPU us/request ${name}`]: manager() / requests }),
-        };
-      } finally {
-        await contender.end();
-      }
-    },
-  },
-
-  parity: {
-    of: (contender) => contender.manages,
-    async measure(contender, options) {
-      const plain = new Plain('node', 'http.js');
-      const ports = [await contender.serve(1), await plain.serve(1)];
-      const rate = async (port) => (await client(port, true, { ...options, seconds: 1 })).rate;
-      const ratios = [];
-      try {
-        // Until both are compiled as far as they will be.
-        for (const port of ports) await rate(port);
-        for (let turn = 0; turn < options.turns; turn++) {
-          const rates = {};
-          for (const port of turn % 2 ? [...ports].reverse() : ports) rates[port] = await rate(port);
-          ratios.push(rates[ports[0]] / rates[ports[1]]);
-        }
-        return { "a worker's kept-alive requests/s to those of plain node": median(ratios) };
-      } finally {
-        await plain.end();
-        await contender.end();
-      }
-    },
-  },
+  throughput,
 
   balance: {
     of: (contender) => contender.script !== 'http.js',
