@@ -4,6 +4,8 @@
 //! On the wire an error has its name and, as D-Bus wants it, the sentence as first argument. Where a variant carries
 //! something else than its sentence, that is the second argument, so a client rebuilds the very same value.
 
+use std::io;
+
 use zbus::DBusError;
 use zbus::fdo;
 use zbus::message::{Header, Message};
@@ -144,11 +146,21 @@ impl From<zbus::Error> for Error {
                 Error::from_wire(name.as_str(), sentence.unwrap_or_default(), datum)
             }
             zbus::Error::FDO(error) => from_standard(*error),
-            zbus::Error::InputOutput(error) => Error::Unreachable(error.to_string()),
-            zbus::Error::Connection(error, _) => Error::Unreachable(error.to_string()),
+            zbus::Error::InputOutput(error) => Error::Unreachable(broken(&error)),
+            zbus::Error::Connection(error, _) => Error::Unreachable(broken(&error)),
             zbus::Error::Handshake(text) => Error::Unreachable(text),
             other => Error::Failed(format!("cannot understand the daemon's answer: {other}")),
         }
+    }
+}
+
+/// Why a connection that there was is none any more.
+fn broken(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
+            "the connection ended before the answer came".to_owned()
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -217,6 +229,15 @@ mod tests {
         let reply = Message::error(&call.header(), "org.pm2rs1.Error.Later").build(&"not today").unwrap();
         let Error::Failed(text) = Error::from(zbus::Error::from(reply)) else { panic!("not `Failed`") };
         assert!(text.contains("not today") && text.contains("Later"), "{text}");
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_told_of_in_words() {
+        let error = zbus::Error::InputOutput(std::sync::Arc::new(io::Error::from_raw_os_error(32)));
+        assert_eq!(
+            Error::from(error).to_string(),
+            "cannot reach the daemon: the connection ended before the answer came"
+        );
     }
 
     #[test]

@@ -76,6 +76,10 @@ impl From<api::Error> for Failure {
                 Failure::error("Script already launched, add -f option to force re-execution")
             }
             api::Error::NothingToDo => Failure::error("Nothing to do"),
+            // It may have died of it, before or after.
+            gone @ api::Error::Unreachable(_) => {
+                Failure::Error(format!("{gone}; whether it has done what it was asked for shows in `pm2rs list`"))
+            }
             other => Failure::Error(other.to_string()),
         }
     }

@@ -23,6 +23,10 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the next daemon may take to serve after the one before has died.
 const SUCCESSION: Duration = Duration::from_secs(5);
 
+/// How many daemons may go away from one question before it counts as their end. An upgrade that does not come up and
+/// the way back from it are two.
+const SUCCESSORS: usize = 3;
+
 /// One call of the program.
 #[derive(Debug)]
 pub struct Session {
@@ -62,9 +66,17 @@ impl Session {
     /// # Errors
     /// When the daemon goes away.
     pub async fn processes(&self, client: &Client) -> Result<Value, Failure> {
-        let text = client.manager().list_processes().await?;
+        let text = self.list_text(client).await?;
         serde_json::from_str(&text)
             .map_err(|error| Failure::error(format!("cannot read the list of processes: {error}")))
+    }
+
+    /// The same as the daemon sends it.
+    ///
+    /// # Errors
+    /// When the daemon goes away.
+    pub async fn list_text(&self, client: &Client) -> Result<String, api::Error> {
+        self.look(client, async |daemon| daemon.manager().list_processes().await).await
     }
 
     /// Their rows, by id.
@@ -73,6 +85,34 @@ impl Session {
     /// When the daemon goes away.
     pub async fn rows(&self, client: &Client) -> Result<Vec<Row>, Failure> {
         Ok(Row::read_all(&self.processes(client).await?))
+    }
+
+    /// Asks what changes nothing, and so may be asked again: of the next daemon where this one dies or is replaced.
+    ///
+    /// # Errors
+    /// The answer's, and [`api::Error::Unreachable`] when no daemon comes or none lives until it has answered.
+    pub async fn look<T>(
+        &self,
+        client: &Client,
+        ask: impl AsyncFn(Client) -> Result<T, api::Error>,
+    ) -> Result<T, api::Error> {
+        let mut answer = ask(self.present(client)).await;
+        for _ in 0..SUCCESSORS {
+            let Err(api::Error::Unreachable(_)) = answer else { break };
+            let Some(next) = self.choice.again(SUCCESSION).await else { break };
+            self.successor.replace(Some(next.clone()));
+            answer = ask(next).await;
+        }
+        answer
+    }
+
+    /// The daemon that serves now, for a request that must not be made twice: one that follows others may find that the
+    /// daemon which they were made to has been replaced since.
+    ///
+    /// # Errors
+    /// When there is none any more.
+    pub async fn serving(&self, client: &Client) -> Result<Client, api::Error> {
+        self.look(client, async |daemon| daemon.manager().ping().await.map(|_| daemon)).await
     }
 
     /// Waits for a job, with progress on a terminal, and tells its warnings. A daemon that dies or is replaced meanwhile
@@ -127,9 +167,8 @@ impl Session {
     /// # Errors
     /// When the daemon goes away.
     pub async fn show_list(&self, client: &Client) -> Result<(), Failure> {
-        let client = &self.present(client);
         if self.options.json {
-            self.console.print(&format!("{}\n", client.manager().list_processes().await?));
+            self.console.print(&format!("{}\n", self.list_text(client).await?));
             return Ok(());
         }
         let mut rows = self.rows(client).await?;
@@ -145,7 +184,8 @@ impl Session {
             console.say(list::table(&rows, now(), console.width, console.colours).trim_end());
             if settings::shows_host_metrics(self) {
                 // A daemon of an older release does not know them; the list is no worse without.
-                if let Ok(metrics) = client.manager().get_host_metrics().await {
+                let metrics = self.look(client, async |daemon| daemon.manager().get_host_metrics().await).await;
+                if let Ok(metrics) = metrics {
                     console.say(list::host_line(&serde_json::from_str(&metrics).unwrap_or_default()));
                 }
             }
@@ -154,7 +194,7 @@ impl Session {
         if console.width.is_some() {
             list::reasons(&rows).iter().for_each(|reason| console.notice(reason));
         }
-        let running = client.manager().version().await?;
+        let running = self.look(client, async |daemon| daemon.manager().version().await).await?;
         if running != VERSION {
             console.notice(format!(
                 ">>>> In-memory PM2 is out-of-date, do:\n>>>> $ pm2 update\n\
@@ -168,4 +208,97 @@ impl Session {
 /// Milliseconds since the epoch.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use tokio::net::UnixListener;
+    use zbus::connection::Builder;
+    use zbus::export::ordered_stream::OrderedStreamExt;
+    use zbus::{Connection, Guid, MessageStream, interface};
+
+    use super::*;
+    use crate::api::names;
+    use crate::cli::connect::Place;
+
+    /// As much of a daemon as the commands here ask; a real one cannot be made to die between a question and its answer.
+    struct Daemon;
+
+    #[interface(name = "org.pm2rs1.Manager")]
+    impl Daemon {
+        fn ping(&self) -> &str {
+            "pong"
+        }
+
+        fn list_processes(&self) -> &str {
+            "[]"
+        }
+    }
+
+    async fn greet(listener: &UnixListener) -> Builder<'static> {
+        let (stream, _) = listener.accept().await.unwrap();
+        Builder::unix_stream(stream.into_std().unwrap()).server(Guid::generate()).p2p()
+    }
+
+    /// Lives until it is asked for more than a sign of life.
+    async fn die_of_a_question(listener: &UnixListener) {
+        let connection = greet(listener).await.build().await.unwrap();
+        let mut calls = MessageStream::from(&connection);
+        while let Some(Ok(call)) = calls.next().await
+            && call.header().member().is_some_and(|member| member == "Ping")
+        {
+            connection.reply(&call.header(), &"pong").await.unwrap();
+        }
+    }
+
+    async fn serve(listener: &UnixListener) -> Connection {
+        greet(listener).await.serve_at("/org/pm2rs1", Daemon).build().await.unwrap()
+    }
+
+    fn session(home: &Path) -> Session {
+        let choice = Choice { place: Place::Private, home: home.to_owned(), folder: ".pm2rs" };
+        let options = Options::default();
+        Session {
+            console: Console::of_this_process(&options),
+            options,
+            choice,
+            words: Vec::new(),
+            successor: RefCell::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_looks_is_asked_again_of_the_next_daemon() {
+        let home = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(home.path().join(names::PRIVATE_SOCKET)).unwrap();
+        let daemons = tokio::spawn(async move {
+            die_of_a_question(&listener).await;
+            serve(&listener).await
+        });
+        let session = session(home.path());
+        let client = session.daemon().await.unwrap();
+        assert!(session.rows(&client).await.unwrap().is_empty());
+        // And from then on whatever else this command asks.
+        session.serving(&client).await.unwrap();
+        drop(daemons.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn daemons_that_all_die_of_a_question_are_given_up() {
+        let home = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(home.path().join(names::PRIVATE_SOCKET)).unwrap();
+        let daemons = tokio::spawn(async move {
+            loop {
+                die_of_a_question(&listener).await;
+            }
+        });
+        let session = session(home.path());
+        let client = session.daemon().await.unwrap();
+        let Err(Failure::Error(said)) = session.rows(&client).await else { panic!("answered") };
+        assert!(said.contains("the connection ended before the answer came"), "{said}");
+        daemons.abort();
+    }
 }

@@ -206,9 +206,10 @@ async fn perform(
     orders: &[Order],
 ) -> Result<(), Failure> {
     let (console, typed) = (&session.console, &selection.typed);
-    let manager = client.manager();
     for (targets, update) in orders {
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+        let daemon = session.serving(client).await?;
+        let manager = daemon.manager();
         let job = match verb {
             Verb::Stop => manager.stop(&targets).await,
             Verb::Restart => manager.restart(&targets, update).await,
@@ -259,7 +260,7 @@ async fn amendments(
     }
     let mut alike: Vec<(String, bool, Vec<String>)> = Vec::new();
     for id in &selection.ids {
-        let spec = client.manager().get_spec(*id).await?;
+        let spec = session.look(client, async |daemon| daemon.manager().get_spec(*id).await).await?;
         let watched = row(*id).is_some_and(|row| row.watching);
         match alike.iter_mut().find(|(known, watching, _)| *known == spec && *watching == watched) {
             Some((_, _, ids)) => ids.push(id.to_string()),
@@ -325,7 +326,8 @@ pub async fn scale(session: &Session, args: &ScaleArgs) -> Result<(), Failure> {
 /// PM2 takes this for the deletion of all of them.
 async fn scale_to_nothing(session: &Session, client: &Client, rows: impl Iterator<Item = &Row>) -> Result<(), Failure> {
     for row in rows {
-        let job = client.manager().delete(&[row.id.to_string().as_str()]).await?;
+        let daemon = session.serving(client).await?;
+        let job = daemon.manager().delete(&[row.id.to_string().as_str()]).await?;
         session.finish(client, &format!("delete {}", row.name), &job).await?;
         say_gone(session, row);
     }
@@ -362,7 +364,7 @@ pub async fn reset(session: &Session, typed: &[String]) -> Result<(), Failure> {
         for id in &selection.ids {
             session.console.info(format!("Resetting meta for process id {id}"));
         }
-        client.manager().reset(&[selection.target.as_str()]).await?;
+        session.serving(&client).await?.manager().reset(&[selection.target.as_str()]).await?;
     }
     session.show_list(&client).await
 }

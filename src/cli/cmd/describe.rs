@@ -100,7 +100,7 @@ pub async fn environment(session: &Session, typed: &str) -> Result<(), Failure> 
     let of_id = |process: &&Value| process["pm_id"] == id;
     let process = list.as_array().into_iter().flatten().find(of_id).ok_or_else(unknown)?;
     if session.options.json {
-        let environment = client.manager().get_environment(id).await?;
+        let environment = session.look(&client, async |daemon| daemon.manager().get_environment(id).await).await?;
         session.console.answer(&format!("{}\n", serde_json::json!(environment)));
         return Ok(());
     }

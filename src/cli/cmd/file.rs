@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use zbus::OwnedObjectPath;
+
 use super::control::{self, Verb};
 use super::start::{say_new_folders, to_json};
 use super::targets::{self, Selection};
@@ -110,7 +112,7 @@ async fn start_all(session: &Session, client: &Client, specs: &[&AppSpec]) -> bo
             }
             let asked = match to_json(spec) {
                 // A file may well run one script under several names, or twice.
-                Ok(json) => client.manager().start_app(&json, &StartDict { force: true }).await.map_err(Failure::from),
+                Ok(json) => ask_to_start(session, client, &json).await,
                 Err(failure) => Err(failure),
             };
             jobs.push((spec, asked));
@@ -135,6 +137,11 @@ async fn start_all(session: &Session, client: &Client, specs: &[&AppSpec]) -> bo
     well
 }
 
+async fn ask_to_start(session: &Session, client: &Client, json: &str) -> Result<OwnedObjectPath, Failure> {
+    let daemon = session.serving(client).await?;
+    Ok(daemon.manager().start_app(json, &StartDict { force: true }).await?)
+}
+
 /// Gives an app that exists the file's configuration, its number of processes included.
 async fn renew(session: &Session, client: &Client, rows: &[Row], verb: Verb, spec: &AppSpec) -> Result<(), Failure> {
     let of_app = rows.iter().filter(|row| row.name == spec.name);
@@ -149,7 +156,8 @@ async fn resize(session: &Session, client: &Client, spec: &AppSpec) -> Result<()
     let wanted = spec.instances.on(session.caller().cpus);
     let present = session.rows(client).await?.iter().filter(|row| row.name == spec.name).count();
     if u32::try_from(present).is_ok_and(|present| present != wanted) {
-        let job = client.manager().scale(&spec.name, &wanted.to_string()).await?;
+        let daemon = session.serving(client).await?;
+        let job = daemon.manager().scale(&spec.name, &wanted.to_string()).await?;
         session.finish(client, &format!("scale {}", spec.name), &job).await?;
     }
     Ok(())
@@ -208,8 +216,11 @@ pub async fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
             continue;
         };
         let id = u32::try_from(first.id).unwrap_or(u32::MAX);
-        let present: AppSpec = serde_json::from_str(&client.manager().get_spec(id).await?)
-            .map_err(|error| Failure::error(format!("cannot read the configuration of `{}`: {error}", spec.name)))?;
+        let present: AppSpec =
+            serde_json::from_str(&session.look(&client, async |daemon| daemon.manager().get_spec(id).await).await?)
+                .map_err(|error| {
+                    Failure::error(format!("cannot read the configuration of `{}`: {error}", spec.name))
+                })?;
         let changes = config::diff(&present, spec);
         say_changes(session, &spec.name, &changes);
         if args.dry_run {

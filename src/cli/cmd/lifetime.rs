@@ -54,7 +54,7 @@ pub async fn kill(session: &Session) -> Result<(), Failure> {
 /// When the daemon does not answer.
 pub async fn ping(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
-    let answer = client.manager().ping().await?;
+    let answer = session.look(&client, async |daemon| daemon.manager().ping().await).await?;
     let answer = json!({ "msg": answer });
     session.console.answer(&format!("{}\n", if session.options.json { answer.to_string() } else { inspect(&answer) }));
     Ok(())

@@ -38,7 +38,7 @@ pub async fn list(session: &Session) -> Result<(), Failure> {
 /// When there is no way to the daemon.
 pub async fn jlist(session: &Session) -> Result<(), Failure> {
     let client = session.daemon().await?;
-    let text = client.manager().list_processes().await?;
+    let text = session.list_text(&client).await?;
     session.console.print(&text);
     Ok(())
 }

@@ -30,7 +30,8 @@ pub async fn report(session: &Session) -> Result<(), Failure> {
         let end = "=".repeat(WIDE);
         text.push_str(&format!("{end}\n{}\n{}\n", rule(title, NARROW), body.trim_end()));
     };
-    section("Daemon", &client.manager().report().await?);
+    let of_daemon = session.look(&client, async |daemon| daemon.manager().report().await).await?;
+    section("Daemon", &of_daemon);
     section("CLI", &of_this_program());
     section("System info", &of_the_machine(session));
     section("PM2 list", &list::table(&rows, now(), None, false));

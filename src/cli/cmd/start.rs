@@ -94,7 +94,7 @@ fn may_exist(session: &Session, target: &str) -> bool {
 }
 
 async fn existing(session: &Session, client: &Client, target: &str) -> Result<Option<Selection>, Failure> {
-    match client.manager().resolve(&[target]).await {
+    match session.look(client, async |daemon| daemon.manager().resolve(&[target]).await).await {
         Ok(ids) if ids.is_empty() => Ok(None),
         Ok(ids) => Ok(Some(Selection { typed: target.to_owned(), target: target.to_owned(), ids })),
         Err(api::Error::NoSuchTarget(_)) if target.parse::<u32>().is_err() => Ok(None),
@@ -158,7 +158,8 @@ pub fn starting(spec: &AppSpec, cpus: u32) -> String {
 /// When the daemon refuses it or it does not come up.
 pub async fn launch(session: &Session, client: &Client, spec: &AppSpec, force: bool) -> Result<(), Failure> {
     let json = to_json(spec)?;
-    let job = client.manager().start_app(&json, &StartDict { force }).await?;
+    let daemon = session.serving(client).await?;
+    let job = daemon.manager().start_app(&json, &StartDict { force }).await?;
     session.finish(client, &format!("start {}", spec.name), &job).await
 }
 
