@@ -124,8 +124,9 @@ fn effects() -> Vec<(&'static str, Value, &'static str, Value)> {
         ("watch", json!("false"), "/watch", Value::Null),
         ("watch", json!("src"), "/watch/paths", json!(["~/src"])),
         ("watch", json!(["a", "/b"]), "/watch/paths", json!(["~/a", "/b"])),
-        ("ignore_watch", json!("a b"), "/watch", Value::Null),
-        ("watch_delay", json!(1000), "/watch", Value::Null),
+        ("ignore_watch", json!("a b"), "/watch/ignore", json!(["a", "b"])),
+        ("ignore_watch", json!("a b"), "/watch/off", json!(true)),
+        ("watch_delay", json!(1000), "/watch/delay", json!(1000)),
         ("watch_options", json!({ "usePolling": true }), "/extra/watch_options/usePolling", json!(true)),
         ("source_map_support", json!(false), "/source_map_support", json!(false)),
         ("disable_source_map_support", json!(true), "/source_map_support", json!(false)),
@@ -153,8 +154,8 @@ fn effects() -> Vec<(&'static str, Value, &'static str, Value)> {
         ("log_files", json!(false), "/log/files", json!(false)),
         ("log_syslog", json!("unix:/dev/log"), "/log/syslog", json!("unix:/dev/log")),
         ("log_syslog", json!("udp:[::1]:514"), "/log/syslog", json!("udp:[::1]:514")),
-        ("watch_reload", json!(true), "/watch", Value::Null),
-        ("watch_ext", json!(".js"), "/watch", Value::Null),
+        ("watch_reload", json!(true), "/watch/reload", json!(true)),
+        ("watch_ext", json!(".js"), "/watch/ext", json!(["js"])),
     ]
 }
 

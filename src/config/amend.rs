@@ -111,14 +111,17 @@ pub fn amend(
     });
     let mut amended = merged(spec, &fresh, decided.iter().map(String::as_str))
         .ok_or_else(|| wrong("the options cannot be applied to the app as it is".to_owned()))?;
-    if let (Some(before), Some(now)) = (&spec.watch, &mut amended.watch) {
-        go_on_watching(before, now, |key| keys.contains_key(key));
+    match (&spec.watch, &mut amended.watch) {
+        (Some(before), Some(now)) => go_on_watching(before, now, |key| keys.contains_key(key)),
+        // How it is to be watched once it is.
+        (None, now @ None) => *now = fresh.watch,
+        _ => {}
     }
     validate::validate_spec(&amended)?;
     Ok(Some(Resolved { spec: amended, warnings: canonical.warnings.into_iter().map(Warning).collect() }))
 }
 
-/// `--watch` says what is watched; how, stays as it was unless that is said, too.
+/// `--watch` says what is watched, where it names that; how, stays as it was unless that is said, too.
 fn go_on_watching(before: &WatchSpec, now: &mut WatchSpec, said: impl Fn(&str) -> bool) {
     if !said("ignore_watch") {
         now.ignore.clone_from(&before.ignore);
@@ -130,6 +133,9 @@ fn go_on_watching(before: &WatchSpec, now: &mut WatchSpec, said: impl Fn(&str) -
         now.delay = before.delay;
     }
     now.reload = before.reload;
+    if now.paths.is_empty() && before.off {
+        now.paths.clone_from(&before.paths);
+    }
 }
 
 /// `old` with those parts of `fresh` that the keys decide.
@@ -206,6 +212,26 @@ mod tests {
         let amended = amend(&watched, None, &again, &CallerContext::default()).unwrap().unwrap().spec.watch.unwrap();
         assert_eq!(amended, WatchSpec { paths: amended.paths.clone(), ..ignoring });
         assert_eq!(amended.paths.len(), 1);
+    }
+
+    #[test]
+    fn watch_turned_on_again_is_as_it_was() {
+        let before =
+            WatchSpec { paths: vec!["/srv/src".into()], ignore: vec!["logs".to_owned()], ..WatchSpec::default() };
+        let off = AppSpec { watch: Some(WatchSpec { off: true, ..before.clone() }), ..spec() };
+        let on = CliOverrides { watch: vec![String::new()], ..CliOverrides::default() };
+        let amended = amend(&off, None, &on, &CallerContext::default()).unwrap().unwrap().spec;
+        assert_eq!(amended.watch, Some(before));
+    }
+
+    #[test]
+    fn what_is_not_watched_has_an_ignore_list_all_the_same() {
+        let ignoring = CliOverrides { ignore_watch: vec!["logs".to_owned()], ..CliOverrides::default() };
+        let unwatched = amended(&ignoring);
+        assert_eq!(unwatched.watched(), None);
+        let on = CliOverrides { watch: vec![String::new()], ..CliOverrides::default() };
+        let watched = amend(&unwatched, None, &on, &CallerContext::default()).unwrap().unwrap().spec;
+        assert_eq!(watched.watched().unwrap().ignore, ["logs"]);
     }
 
     #[test]

@@ -233,7 +233,7 @@ fn entry(process: &SavedProcess) -> Value {
         ("version", spec.version.as_ref().map(|version| json!(version))),
         ("pm_log_path", spec.log.log_file.as_ref().map(|path| json!(path))),
         ("log_date_format", spec.log.log_date_format.as_ref().map(|format| json!(format))),
-        ("watch", spec.watch.as_ref().filter(|_| !entry.contains_key("watch")).map(|_| json!(true))),
+        ("watch", spec.watched().filter(|_| !entry.contains_key("watch")).map(|_| json!(true))),
     ];
     entry.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
     // The environment stands in the entry already.

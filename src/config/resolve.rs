@@ -323,20 +323,24 @@ impl<'a> Resolver<'a> {
     }
 
     fn watch(&self, cwd: &Path) -> Option<WatchSpec> {
-        let paths = match self.keys.get("watch")? {
-            Value::Bool(false) => return None,
-            Value::Array(paths) => paths.iter().filter_map(Value::as_str).collect(),
-            _ => Vec::new(),
+        let (off, paths) = match self.keys.get("watch") {
+            // As in PM2 the rest is kept for who turns it on.
+            None | Some(Value::Bool(false)) => (true, Vec::new()),
+            Some(Value::Array(paths)) => (false, paths.iter().filter_map(Value::as_str).collect()),
+            Some(_) => (false, Vec::new()),
         };
         let ignored = self.keys.get("watch_options").and_then(|options| options.get("ignored"));
         let ignored = ignored.and_then(|ignored| super::kind::Kind::Words.check(ignored).ok());
-        Some(WatchSpec {
+        let watch = WatchSpec {
             paths: paths.into_iter().map(|path| paths::resolve(cwd, path, &self.caller.env)).collect(),
             ignore: self.list("ignore_watch").into_iter().chain(words_of(ignored.as_ref())).collect(),
             ext: self.list("watch_ext").iter().map(|ext| ext.trim_start_matches('.').to_owned()).collect(),
             delay: self.number("watch_delay").unwrap_or(0),
             reload: self.flag("watch_reload", false),
-        })
+            off,
+        };
+        let says_nothing = watch == WatchSpec { off: true, ..WatchSpec::default() };
+        (!says_nothing).then_some(watch)
     }
 
     fn log(&self, name: &str, cwd: &Path) -> LogSpec {

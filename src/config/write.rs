@@ -112,8 +112,9 @@ fn log(spec: &AppSpec, entry: &mut Map<String, Value>) {
 
 fn watch(spec: &AppSpec, entry: &mut Map<String, Value>) {
     let Some(watch) = &spec.watch else { return };
-    entry.insert("watch".to_owned(), if watch.paths.is_empty() { json!(true) } else { json!(watch.paths) });
+    let watched = if watch.paths.is_empty() { json!(true) } else { json!(watch.paths) };
     let optional = [
+        ("watch", (!watch.off).then_some(watched)),
         ("ignore_watch", (!watch.ignore.is_empty()).then(|| json!(watch.ignore))),
         ("watch_ext", (!watch.ext.is_empty()).then(|| json!(watch.ext))),
         ("watch_delay", (watch.delay != 0).then(|| json!(watch.delay))),

@@ -65,7 +65,7 @@ impl AppSpec {
     /// not say, while options that were not typed have their defaults.
     #[must_use]
     pub fn watch_as_given(&self) -> Option<Value> {
-        match &self.watch {
+        match self.watched() {
             Some(watch) => Some(match self.extra.get("watch") {
                 Some(given) => given.clone(),
                 None if watch.paths.is_empty() => json!(true),

@@ -156,6 +156,12 @@ impl AppSpec {
         let first: i64 = self.env.get(name).and_then(|value| value.trim().parse().ok()).unwrap_or(0);
         Some((name, first.saturating_add(i64::from(instance))))
     }
+
+    /// What is watched; `None` while it is turned off, too.
+    #[must_use]
+    pub fn watched(&self) -> Option<&WatchSpec> {
+        self.watch.as_ref().filter(|watch| !watch.off)
+    }
 }
 
 impl Default for AppSpec {
@@ -360,6 +366,9 @@ pub struct WatchSpec {
     pub delay: u64,
     /// Reload rather than restart in cluster mode.
     pub reload: bool,
+    /// Nothing is watched; the rest says how it will be once somebody turns it on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub off: bool,
 }
 
 /// Where an app's output goes.

@@ -113,8 +113,7 @@ impl Daemon {
 
     fn follow_files(&mut self, app: AppId, spec: &AppSpec) {
         let wanted = spec
-            .watch
-            .as_ref()
+            .watched()
             .filter(|_| self.fleet.processes_of(app).any(|row| row.desired == crate::core::Desired::Running));
         let Some(wanted) = wanted else {
             self.restart_triggers.forget_app(app);

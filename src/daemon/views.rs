@@ -242,7 +242,7 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
         all.entry("filter_env").or_insert_with(|| json!([]));
     }
     // A stopped process is not watched; PM2 says so, too.
-    let stopped = spec.watch.is_some() && process.desired == Desired::Stopped;
+    let stopped = spec.watched().is_some() && process.desired == Desired::Stopped;
     if let Some(watch) = if stopped { Some(json!(false)) } else { spec.watch_as_given() } {
         all.insert("watch".to_owned(), watch);
     }

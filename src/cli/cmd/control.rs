@@ -280,9 +280,11 @@ async fn amendments(
         // to turn it off.
         let ended = !watched && overrides.watch.is_empty();
         let turned_off = watched && verb == Verb::Restart && overrides.watch == [""];
-        if spec.watch.is_some() && (ended || turned_off) {
+        if spec.watched().is_some() && (ended || turned_off) {
             let spec = amended.get_or_insert(spec);
-            spec.watch = None;
+            if let Some(watch) = &mut spec.watch {
+                watch.off = true;
+            }
             spec.extra.remove("watch");
         }
         let spec = amended.as_ref().map(to_json).transpose()?;
