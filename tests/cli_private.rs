@@ -5,6 +5,7 @@ mod cli;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -468,6 +469,20 @@ fn described_and_signalled() {
     place.call("sendSignal SIGUSR2 sig").ok().says("\nsuccessfully sent signal SIGUSR2 to process name sig\n");
     place.until("signalled", |_| place.call("logs sig --nostream --raw").ok().stdout().contains("signalled"));
     place.call("trigger sig nothing").fails().prints_nothing();
+}
+
+#[test]
+fn what_cannot_be_executed_is_not_blamed_for_what_was_said_before() {
+    let place = Place::new();
+    place.write("app.sh", "#!/bin/sh\necho the day before >&2\nexec sleep 1000000\n");
+    let script = place.apps.path().join("app.sh");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    place.call("start app.sh --interpreter none").ok();
+    place.until("its word", |_| place.call("logs app --nostream --raw").ok().stderr().contains("the day before"));
+    place.write("app.sh", "#!/nowhere/sh\n");
+    let ended = place.call("restart app").fails();
+    assert!(ended.stderr().contains("cannot start `app`"), "{ended}");
+    assert!(!ended.stderr().contains("the day before"), "{ended}");
 }
 
 #[test]

@@ -53,6 +53,9 @@ impl Daemon {
     fn on_spawn_failure(&mut self, worker: WorkerId, failure: SpawnFailure) {
         self.workers.failed(worker);
         keeping::release(&self.store, worker);
+        if let Some(of) = self.fleet.worker(worker) {
+            self.logs.note_failed_start(of.process);
+        }
         self.feed(Event::SpawnFailed { worker, failure });
     }
 

@@ -318,6 +318,7 @@ impl Collector {
     fn perform(&mut self, command: Command, now: Instant) {
         match command {
             Command::Know(known) => self.know(*known),
+            Command::FailedStart(process) => self.note_beginning(process),
             Command::Attach(source) => self.attach(*source),
             Command::SetPid(worker, pid) => self.set_pid(worker, pid),
             Command::Detach(worker, reply) => self.detach(worker, reply, now),

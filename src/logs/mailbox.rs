@@ -32,6 +32,8 @@ pub enum Command {
     Know(Box<Known>),
     /// See [`super::Logs::attach`].
     Attach(Box<Source>),
+    /// See [`super::Logs::note_failed_start`].
+    FailedStart(ProcessId),
     /// See [`super::Logs::set_pid`].
     SetPid(WorkerId, u32),
     /// See [`super::Logs::detach`].

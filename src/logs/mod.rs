@@ -246,6 +246,11 @@ impl Logs {
         self.mailbox.send(Command::Attach(Box::new(source)));
     }
 
+    /// A worker of this process could not be started: nothing that stands in the files is its.
+    pub fn note_failed_start(&self, process: ProcessId) {
+        self.mailbox.send(Command::FailedStart(process));
+    }
+
     /// The worker's process id has become known.
     pub fn set_pid(&self, worker: WorkerId, pid: u32) {
         self.mailbox.send(Command::SetPid(worker, pid));
