@@ -135,7 +135,7 @@ impl Spawner {
         spawn.hold = self.scopes.is_some() || self.store.keeps();
         let own_group = self.own_group(&order);
         spawn.cgroup = own_group.as_ref().and_then(|group| group.open().ok());
-        let held = spawn.start().map_err(|error| of_spawn(&spec, &error))?;
+        let held = spawn.start().map_err(|error| of_spawn(&error))?;
         let scope = self.scope_for(&order, &held).await;
         let group = scope.as_ref().map(|scope| scope.cgroup.clone()).or(own_group);
         let pid_file = pid_path(&spec, order.process);
@@ -159,7 +159,7 @@ impl Spawner {
             notify: notify.as_ref().map(|(socket, _)| socket),
         };
         keeping::keep(&self.store, order.worker, &record, &ends);
-        let child = held.release(EXEC_DEADLINE).await.map_err(|error| of_spawn(&spec, &error))?;
+        let child = held.release(EXEC_DEADLINE).await.map_err(|error| of_spawn(&error))?;
         if let Some(path) = pid_file.clone() {
             write_pid_file(&spec, path, &identity, child.pid).await;
         }
@@ -380,6 +380,6 @@ fn cannot(what: &str, error: &std::io::Error) -> SpawnFailure {
     passing(format!("cannot {what}: {error}"))
 }
 
-fn of_spawn(spec: &AppSpec, error: &crate::sys::spawn::SpawnError) -> SpawnFailure {
-    SpawnFailure { message: format!("cannot start `{}`: {error}", spec.name), transient: error.is_transient() }
+fn of_spawn(error: &crate::sys::spawn::SpawnError) -> SpawnFailure {
+    SpawnFailure { message: error.to_string(), transient: error.is_transient() }
 }

@@ -88,40 +88,32 @@ pub struct Launch {
     pub agent: bool,
 }
 
-/// Why a worker cannot be started. For people; the app and the missing thing are named.
+/// Why a worker cannot be started. For people; the missing thing is named, the app by who tells them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LaunchError {
     /// The name is in no folder of the app's PATH.
-    #[error("cannot start `{app}`: interpreter `{interpreter}` not found in PATH ({path})")]
+    #[error("interpreter `{interpreter}` not found in PATH ({path})")]
     InterpreterNotFound {
-        /// The app.
-        app: String,
         /// The name that was looked up.
         interpreter: String,
         /// The PATH that was searched.
         path: String,
     },
     /// The interpreter was given as a path, and that is no executable file.
-    #[error("cannot start `{app}`: interpreter `{}` is not an executable file", .interpreter.display())]
+    #[error("interpreter `{}` is not an executable file", .interpreter.display())]
     NotExecutable {
-        /// The app.
-        app: String,
         /// The path.
         interpreter: PathBuf,
     },
     /// `node@X`, and there is no folder of nvm's.
-    #[error("cannot start `{app}`: `{interpreter}` needs nvm, and neither NVM_DIR nor HOME is set in the environment")]
+    #[error("`{interpreter}` needs nvm, and neither NVM_DIR nor HOME is set in the environment")]
     NoNvm {
-        /// The app.
-        app: String,
         /// As configured.
         interpreter: String,
     },
     /// `node@X`, and nvm has no such version.
-    #[error("cannot start `{app}`: Node {version} is not in `{}`; install it with `nvm install {version}`", .folder.display())]
+    #[error("Node {version} is not in `{}`; install it with `nvm install {version}`", .folder.display())]
     NodeVersionMissing {
-        /// The app.
-        app: String,
         /// The version that was asked for.
         version: String,
         /// Where nvm keeps its versions.
@@ -190,16 +182,14 @@ fn find_interpreter(spec: &AppSpec, context: &LaunchContext<'_>) -> Result<Optio
         if (context.executable)(&path) {
             return Ok(Some(path));
         }
-        return Err(LaunchError::NotExecutable { app: spec.name.clone(), interpreter: path });
+        return Err(LaunchError::NotExecutable { interpreter: path });
     }
     let path = spec.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
     // An empty element of PATH means the working folder (POSIX, 8.3), which `join` gives for "" as well.
     let found = path.split(':').map(|folder| spec.cwd.join(folder).join(interpreter)).find(|p| (context.executable)(p));
-    found.map(Some).ok_or_else(|| LaunchError::InterpreterNotFound {
-        app: spec.name.clone(),
-        interpreter: interpreter.to_owned(),
-        path: path.to_owned(),
-    })
+    found
+        .map(Some)
+        .ok_or_else(|| LaunchError::InterpreterNotFound { interpreter: interpreter.to_owned(), path: path.to_owned() })
 }
 
 /// `node@20` takes the newest 20 that nvm installed, `node@20.1.0` that one.
@@ -208,7 +198,7 @@ fn find_in_nvm(spec: &AppSpec, version: &str, context: &LaunchContext<'_>) -> Re
         (Some(folder), _) if !folder.is_empty() => PathBuf::from(folder),
         (_, Some(home)) => Path::new(home).join(".nvm"),
         _ => {
-            return Err(LaunchError::NoNvm { app: spec.name.clone(), interpreter: spec.interpreter.clone() });
+            return Err(LaunchError::NoNvm { interpreter: spec.interpreter.clone() });
         }
     };
     let folder = nvm.join("versions/node");
@@ -222,11 +212,7 @@ fn find_in_nvm(spec: &AppSpec, version: &str, context: &LaunchContext<'_>) -> Re
         .map(|name| (version_numbers(&name), folder.join(name).join("bin/node")))
         .filter(|(_, node)| (context.executable)(node))
         .max();
-    newest.map(|(_, node)| node).ok_or_else(|| LaunchError::NodeVersionMissing {
-        app: spec.name.clone(),
-        version: wanted.to_owned(),
-        folder,
-    })
+    newest.map(|(_, node)| node).ok_or_else(|| LaunchError::NodeVersionMissing { version: wanted.to_owned(), folder })
 }
 
 fn version_numbers(name: &str) -> Vec<u32> {

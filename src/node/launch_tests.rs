@@ -125,21 +125,18 @@ fn the_command_line_follows_the_interpreter() {
 fn what_is_missing_is_named() {
     type Change = fn(&mut AppSpec);
     let table: &[(Change, &str)] = &[
-        (|_| (), "cannot start `web`: interpreter `node` not found in PATH (/opt/bin:/usr/bin:tools)"),
-        (
-            |s| s.interpreter = "/opt/n/bin/node".into(),
-            "cannot start `web`: interpreter `/opt/n/bin/node` is not an executable file",
-        ),
+        (|_| (), "interpreter `node` not found in PATH (/opt/bin:/usr/bin:tools)"),
+        (|s| s.interpreter = "/opt/n/bin/node".into(), "interpreter `/opt/n/bin/node` is not an executable file"),
         (
             |s| s.interpreter = "node@20".into(),
-            "cannot start `web`: `node@20` needs nvm, and neither NVM_DIR nor HOME is set in the environment",
+            "`node@20` needs nvm, and neither NVM_DIR nor HOME is set in the environment",
         ),
         (
             |s| {
                 s.interpreter = "node@2".into();
                 s.env.insert("NVM_DIR".into(), "/nvm".into());
             },
-            "cannot start `web`: Node 2 is not in `/nvm/versions/node`; install it with `nvm install 2`",
+            "Node 2 is not in `/nvm/versions/node`; install it with `nvm install 2`",
         ),
     ];
     for (change, expected) in table {
