@@ -63,8 +63,9 @@ module.exports = {
       for (const one of serving) for (let i = 0; i < WARM_UP; i++) await turn(one, keep, options);
       const samples = [];
       for (let rep = 0; rep < options.turns; rep++) {
-        // Back and forth, so that nobody is always the one who comes after PM2.
-        for (const one of rep % 2 ? [...serving].reverse() : serving) {
+        // Each is first in its turn, lest one always finds caches as it left them itself, and another never.
+        const first = rep % serving.length;
+        for (const one of [...serving.slice(first), ...serving.slice(0, first)]) {
           const numbers = await turn(one, keep, options);
           const named = Object.entries(numbers).map(([what, value]) => [`${what} ${name}`, value]);
           samples.push({ rep, contender: one.contender.name, numbers: Object.fromEntries(named) });
