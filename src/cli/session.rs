@@ -87,6 +87,14 @@ impl Session {
         Ok(Row::read_all(&self.processes(client).await?))
     }
 
+    /// The ids of the processes that `targets` mean: names, ids, namespaces, patterns.
+    ///
+    /// # Errors
+    /// When one means none, or the daemon goes away.
+    pub async fn resolve(&self, client: &Client, targets: &[&str]) -> Result<Vec<u32>, api::Error> {
+        self.look(client, async |daemon| daemon.manager().resolve(targets).await).await
+    }
+
     /// Asks what changes nothing, and so may be asked again: of the next daemon where this one dies or is replaced.
     ///
     /// # Errors
@@ -99,8 +107,7 @@ impl Session {
         let mut answer = ask(self.present(client)).await;
         for _ in 0..SUCCESSORS {
             let Err(api::Error::Unreachable(_)) = answer else { break };
-            let Some(next) = self.choice.again(SUCCESSION).await else { break };
-            self.successor.replace(Some(next.clone()));
+            let Some(next) = self.next_daemon().await else { break };
             answer = ask(next).await;
         }
         answer
@@ -124,8 +131,7 @@ impl Session {
         let progress = Progress::new(self.console, what);
         let mut outcome = progress.during(&self.present(client), job).await;
         while let Err(gone @ api::Error::Unreachable(_)) = outcome {
-            let Some(next) = self.choice.again(SUCCESSION).await else { return Err(gone.into()) };
-            self.successor.replace(Some(next.clone()));
+            let Some(next) = self.next_daemon().await else { return Err(gone.into()) };
             outcome = match progress.during(&next, job).await {
                 // One that was started anew knows nothing of it.
                 Err(api::Error::NoSuchJob(_)) => return Err(gone.into()),
@@ -138,6 +144,13 @@ impl Session {
     /// The connection to the daemon that serves now, as far as this command has noticed.
     fn present(&self, client: &Client) -> Client {
         self.successor.borrow().as_ref().unwrap_or(client).clone()
+    }
+
+    /// Waits for the one that takes the place of a daemon that is gone; from then on this command talks to it.
+    async fn next_daemon(&self) -> Option<Client> {
+        let next = self.choice.again(SUCCESSION).await?;
+        self.successor.replace(Some(next.clone()));
+        Some(next)
     }
 
     /// As [`Session::finish`], for a job after which the daemon ends: its end may overtake its answer.

@@ -6,16 +6,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use croner::Cron;
-use croner::parser::{CronParser, Seconds};
-use jiff::{Timestamp, Zoned};
-
+use super::fault::FileError;
 use super::loss::Lost;
 use super::place::{Open, Place};
 use super::rotation::{self, Names, Step};
+use super::schedule::Schedule;
 use crate::core::{RotateSpec, WorkerId};
 use crate::sys::{append, pipe};
 
@@ -23,8 +20,6 @@ use crate::sys::{append, pipe};
 const MAX_PENDING: usize = 64 << 10;
 /// Before a file that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Before a rotation that failed is tried again; the file just grows meanwhile.
-const RETRY_ROTATION: Duration = Duration::from_secs(30);
 /// Between two looks whether somebody moved or removed the file.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -37,63 +32,17 @@ pub struct Writer {
     pub err: bool,
 }
 
-/// Why a file is not written to.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    /// It cannot be opened or created.
-    #[error("cannot open `{path}`: {source}")]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It takes no more.
-    #[error("cannot write to `{path}`: {source}")]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It cannot be renamed, or no new one opened in its place.
-    #[error("cannot rotate `{path}`: {source}")]
-    Rotate {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It cannot be emptied.
-    #[error("cannot empty `{path}`: {source}")]
-    Empty {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
 #[derive(Debug)]
 struct Fault {
     error: FileError,
     retry: Instant,
 }
 
-#[derive(Debug)]
-struct Rotation {
-    spec: RotateSpec,
-    names: Names,
-    cron: Option<Cron>,
-    due: Option<Timestamp>,
-    not_before: Option<Instant>,
-}
-
 /// A log file, shared by all who write into it.
 #[derive(Debug)]
 pub struct LogFile {
     place: Place,
-    rotation: Option<Rotation>,
+    rotation: Option<Schedule>,
     open: Option<Open>,
     /// Streams that write into it.
     pub writers: u32,
@@ -112,9 +61,9 @@ impl LogFile {
     /// A file that is opened when somebody writes.
     #[must_use]
     pub fn new(place: Place, spec: &RotateSpec) -> LogFile {
-        let mut file = LogFile {
+        LogFile {
+            rotation: Schedule::of(&place.path, spec),
             place,
-            rotation: None,
             open: None,
             writers: 0,
             last_writer: None,
@@ -124,9 +73,7 @@ impl LogFile {
             fault: None,
             complaint: None,
             rotated: false,
-        };
-        file.set_rotation(spec);
-        file
+        }
     }
 
     /// Where it is.
@@ -141,26 +88,15 @@ impl LogFile {
             self.close();
             self.place = place;
         }
-        if self.rotation.as_ref().is_none_or(|rotation| rotation.spec != *spec) {
-            self.set_rotation(spec);
+        if self.rotation.as_ref().is_none_or(|rotation| rotation.spec() != spec) {
+            self.rotation = Schedule::of(&self.place.path, spec);
         }
-    }
-
-    fn set_rotation(&mut self, spec: &RotateSpec) {
-        self.rotation = spec.enabled.then(|| {
-            let parser = CronParser::builder().seconds(Seconds::Optional).sloppy_ranges(true).build();
-            // A pattern that is wrong was refused when the app was started.
-            let cron = spec.interval.as_deref().and_then(|pattern| parser.parse(pattern).ok());
-            let due = cron.as_ref().and_then(next_due);
-            let names = Names::of(&self.place.path, &spec.date_format);
-            Rotation { spec: spec.clone(), names, cron, due, not_before: None }
-        });
     }
 
     /// Names and settings of its rotated files, where it has any.
     #[must_use]
     pub fn kept(&self) -> Option<(&Names, &RotateSpec)> {
-        self.rotation.as_ref().map(|rotation| (&rotation.names, &rotation.spec))
+        self.rotation.as_ref().map(|rotation| (rotation.names(), rotation.spec()))
     }
 
     /// Whether it was rotated since this was last asked.
@@ -186,12 +122,8 @@ impl LogFile {
     pub fn wakes_at(&self, now: Instant) -> Option<Instant> {
         let waiting = self.writers > 0 || !self.pending.is_empty();
         let retry = self.fault.as_ref().filter(|_| waiting).map(|fault| fault.retry);
-        let due = self.rotation.as_ref().filter(|_| self.open.is_some()).and_then(|rotation| rotation.due);
-        let due = due.map(|due| {
-            let wait = due.duration_since(Timestamp::now());
-            now + Duration::try_from(wait).unwrap_or(Duration::ZERO)
-        });
-        [retry, due].into_iter().flatten().min()
+        let due = self.rotation.as_ref().filter(|_| self.open.is_some()).and_then(Schedule::wait);
+        [retry, due.map(|wait| now + wait)].into_iter().flatten().min()
     }
 
     /// Does what [`LogFile::wakes_at`] announced.
@@ -202,12 +134,9 @@ impl LogFile {
                 self.close();
             }
         }
-        let Some(rotation) = &mut self.rotation else { return };
-        if rotation.due.is_some_and(|due| due <= Timestamp::now()) {
-            rotation.due = rotation.cron.as_ref().and_then(next_due);
-            if self.open.as_ref().is_some_and(|open| open.size > 0) {
-                self.rotate(now);
-            }
+        let due = self.rotation.as_mut().is_some_and(Schedule::take_due);
+        if due && self.open.as_ref().is_some_and(|open| open.size > 0) {
+            self.rotate(now);
         }
     }
 
@@ -279,7 +208,7 @@ impl LogFile {
         if self
             .rotation
             .as_ref()
-            .is_some_and(|rotation| self.size().saturating_add(limit as u64) > rotation.spec.max_size)
+            .is_some_and(|rotation| self.size().saturating_add(limit as u64) > rotation.spec().max_size)
         {
             return None;
         }
@@ -439,12 +368,8 @@ impl LogFile {
     /// What becomes of these bytes, the file being open.
     fn step(&mut self, bytes: &[u8], now: Instant) -> Step {
         let regular = self.open.as_ref().is_some_and(|open| open.regular);
-        let max = match &self.rotation {
-            Some(rotation) if regular && rotation.not_before.is_none_or(|at| at <= now) => {
-                rotation.spec.max_size.max(1)
-            }
-            _ => return Step::Write(bytes.len()),
-        };
+        let max = self.rotation.as_ref().filter(|_| regular).and_then(|rotation| rotation.max_size(now));
+        let Some(max) = max else { return Step::Write(bytes.len()) };
         if self.size().saturating_add(bytes.len() as u64) <= max {
             return Step::Write(bytes.len());
         }
@@ -591,7 +516,7 @@ impl LogFile {
     /// Gives the file the name of a rotated one and goes on in a new one. When that cannot be done it just grows.
     fn rotate(&mut self, now: Instant) {
         let Some(rotation) = &mut self.rotation else { return };
-        let rotated = self.place.rotate(&rotation.names, self.open.as_ref());
+        let rotated = self.place.rotate(rotation.names(), self.open.as_ref());
         match rotated.and_then(|()| self.place.open(now)) {
             Ok(open) => {
                 self.at_line_start = if open.size == 0 { Some(true) } else { None };
@@ -600,13 +525,9 @@ impl LogFile {
                 self.rotated = true;
             }
             Err(source) => {
-                rotation.not_before = Some(now + RETRY_ROTATION);
+                rotation.failed(now);
                 self.complaint = Some(FileError::Rotate { path: self.place.path.clone(), source });
             }
         }
     }
-}
-
-fn next_due(cron: &Cron) -> Option<Timestamp> {
-    cron.find_next_occurrence(&Zoned::now(), false).ok().map(|due| due.timestamp())
 }

@@ -43,7 +43,7 @@ pub async fn flush(session: &Session, target: Option<&str>) -> Result<(), Failur
     let target = target.filter(|target| *target != "all");
     let targets: Vec<&str> = target.into_iter().collect();
     let ids = match target {
-        Some(target) => match client.manager().resolve(&[target]).await {
+        Some(target) => match session.resolve(&client, &[target]).await {
             Ok(ids) => ids,
             // No error in PM2: what has no logs needs no flushing.
             Err(api::Error::NoSuchTarget(target)) => {

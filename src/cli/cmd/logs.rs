@@ -62,7 +62,7 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
         let targets: Vec<&str> = view.targets.iter().map(String::as_str).collect();
         // No error in PM2: of what is not there nothing was written.
         if let Err(unknown @ (api::Error::NoSuchTarget(_) | api::Error::NoProcess)) =
-            session.look(&client, async |daemon| daemon.manager().resolve(&targets).await).await
+            session.resolve(&client, &targets).await
         {
             view.title(&last_lines(view.filter.lines));
             Failure::from(unknown).tell(&session.console);

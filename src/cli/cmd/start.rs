@@ -94,7 +94,7 @@ fn may_exist(session: &Session, target: &str) -> bool {
 }
 
 async fn existing(session: &Session, client: &Client, target: &str) -> Result<Option<Selection>, Failure> {
-    match session.look(client, async |daemon| daemon.manager().resolve(&[target]).await).await {
+    match session.resolve(client, &[target]).await {
         Ok(ids) if ids.is_empty() => Ok(None),
         Ok(ids) => Ok(Some(Selection { typed: target.to_owned(), target: target.to_owned(), ids })),
         Err(api::Error::NoSuchTarget(_)) if target.parse::<u32>().is_err() => Ok(None),

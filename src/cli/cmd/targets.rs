@@ -37,7 +37,7 @@ impl Selection {
 /// When it stands for nothing, with the nearest name there is.
 pub async fn select(session: &Session, client: &Client, rows: &[Row], typed: &str) -> Result<Selection, Failure> {
     let selection = |target: &str, ids| Selection { typed: typed.to_owned(), target: target.to_owned(), ids };
-    match session.look(client, async |daemon| daemon.manager().resolve(&[typed]).await).await {
+    match session.resolve(client, &[typed]).await {
         Ok(ids) => return Ok(selection(typed, ids)),
         Err(api::Error::NoSuchTarget(_)) => {}
         Err(error) => return Err(error.into()),
@@ -45,7 +45,7 @@ pub async fn select(session: &Session, client: &Client, rows: &[Row], typed: &st
     let caller = session.caller();
     let script = config::resolve_path(&caller.cwd, typed, &caller.env);
     if let Some(script) = script.to_str().filter(|script| rows.iter().any(|row| row.script == *script))
-        && let Ok(ids) = session.look(client, async |daemon| daemon.manager().resolve(&[script]).await).await
+        && let Ok(ids) = session.resolve(client, &[script]).await
     {
         return Ok(selection(script, ids));
     }
