@@ -12,6 +12,7 @@ use super::{Daemon, Mode, panics};
 use crate::api::Error;
 use crate::config;
 use crate::core::{AppId, AppSpec, Desired, Event, Instances, JobId, ProcessId, ReloadOptions, Uid};
+use crate::node;
 
 /// Processes of one owner; a bound against mistakes such as `-i 10000` and against hostile users.
 const MAX_PROCESSES: usize = 2048;
@@ -190,7 +191,11 @@ impl Daemon {
             let Some(app) = self.fleet.app(id) else { continue };
             let mut new = spec.as_deref().cloned().unwrap_or_else(|| (**app.spec()).clone());
             if let Some(env) = &env {
-                let passing = env.iter().filter(|(name, _)| new.filter_env.passes(name));
+                // Root may renew somebody's app, which stays at home where its owner is.
+                let (owner, filter) = (app.owner, &new.filter_env);
+                let passing = env.iter().filter(|(name, _)| {
+                    filter.passes(name) && (caller.uid == owner || !node::OF_ACCOUNT.contains(&name.as_str()))
+                });
                 let passing: Vec<_> = passing.map(|(name, value)| (name.clone(), value.clone())).collect();
                 new.env.extend(passing);
             }

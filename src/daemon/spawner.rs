@@ -40,6 +40,8 @@ const FIRST_FD: i32 = 3;
 #[derive(Debug, Clone)]
 pub(super) struct Spawner {
     pub(super) home: PathBuf,
+    /// Whether apps belong to whoever started them, as in system mode.
+    pub(super) many_users: bool,
     pub(super) agent: PathBuf,
     pub(super) notify_folder: PathBuf,
     /// The daemon raised its own; workers get what it was started with.
@@ -203,7 +205,9 @@ impl Spawner {
             home: identity.home.clone(),
             shell: identity.shell.clone(),
         };
-        let foreign = spec.env.get("USER").is_none_or(|user| *user != identity.name);
+        // A command that root gives for somebody's app brings root's environment. Where there is but one user, whatever
+        // the environment has is meant: containers have a HOME of their own and no USER.
+        let others_env = self.many_users && spec.env.get("USER").is_none_or(|user| *user != identity.name);
         let context = LaunchContext {
             pm2_home: &self.home,
             agent: &self.agent,
@@ -215,7 +219,8 @@ impl Spawner {
             created_at,
             now: present().wall,
             unique_id: &self.unique_id(order.app),
-            account: foreign.then_some(&account),
+            account: Some(&account),
+            others_env,
             executable: &is_executable,
             node_versions: &node_versions,
         };

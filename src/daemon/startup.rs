@@ -221,6 +221,7 @@ async fn assemble(
     PidFile::new(paths.pid_file()).claim();
     let spawner = Spawner {
         home: paths.home.clone(),
+        many_users: matches!(mode, Mode::System),
         agent: paths.agent(),
         notify_folder: paths.notify_folder(),
         limits: limit.into_iter().collect(),

@@ -30,6 +30,9 @@ const NOT_INHERITED: [&str; 12] = [
     "JOURNAL_STREAM",
 ];
 
+/// The variables that login(1) sets for an account.
+pub const OF_ACCOUNT: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
+
 /// The account that a worker runs as, for the variables that login(1) would set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -67,8 +70,10 @@ pub struct LaunchContext<'a> {
     pub now: u64,
     /// PM2's `unique_id`: the same for all that one `start` started.
     pub unique_id: &'a str,
-    /// Set when the worker runs as another user than the one whose environment the spec carries.
+    /// Who the worker runs as.
     pub account: Option<&'a Account>,
+    /// Whether the environment that the spec carries may be another user's than the worker's.
+    pub others_env: bool,
     /// Whether this is a file that can be executed.
     pub executable: &'a dyn Fn(&Path) -> bool,
     /// The folders that lie in `NVM_DIR/versions/node` (`v22.1.0`), in any order.
@@ -285,10 +290,14 @@ fn environment(order: &SpawnOrder, context: &LaunchContext<'_>, interpreter: &Pa
         set("PYTHONUNBUFFERED", "1".to_owned());
     }
     if let Some(account) = context.account {
-        set("HOME", path(Some(&account.home)));
-        set("USER", account.name.clone());
-        set("LOGNAME", account.name.clone());
-        set("SHELL", path(Some(&account.shell)));
+        let (home, user, shell) = (path(Some(&account.home)), account.name.clone(), path(Some(&account.shell)));
+        for (name, value) in OF_ACCOUNT.into_iter().zip([home, user.clone(), user, shell]) {
+            // What the app itself names stays, but for its home where it is given a user: there PM2 sets it in any case.
+            let named = spec.own_env.iter().any(|own| own == name) && (name != "HOME" || spec.uid.is_none());
+            if !spec.env.contains_key(name) || (context.others_env || spec.uid.is_some()) && !named {
+                set(name, value);
+            }
+        }
     }
     if let Some(fd) = context.channel_fd {
         set("NODE_CHANNEL_FD", fd.to_string());

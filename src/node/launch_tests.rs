@@ -35,6 +35,15 @@ fn order(spec: AppSpec) -> SpawnOrder {
 }
 
 fn start(spec: AppSpec, installed: &[&str], account: Option<&Account>) -> Result<Launch, LaunchError> {
+    start_with(spec, installed, account, account.is_some())
+}
+
+fn start_with(
+    spec: AppSpec,
+    installed: &[&str],
+    account: Option<&Account>,
+    others_env: bool,
+) -> Result<Launch, LaunchError> {
     let executable = |path: &Path| installed.iter().any(|p| Path::new(p) == path);
     let node_versions = |folder: &Path| {
         assert!(folder.ends_with("versions/node"), "{folder:?}");
@@ -52,6 +61,7 @@ fn start(spec: AppSpec, installed: &[&str], account: Option<&Account>) -> Result
         now: 2000,
         unique_id: "u-1",
         account,
+        others_env,
         executable: &executable,
         node_versions: &node_versions,
     };
@@ -242,6 +252,31 @@ fn another_users_worker_is_at_home_there() {
     let launch = start(spec, &["/usr/bin/node"], Some(&account)).unwrap();
     for (name, value) in [("HOME", "/srv"), ("USER", "web"), ("LOGNAME", "web"), ("SHELL", "/bin/sh")] {
         assert_eq!(launch.env[name], value);
+    }
+}
+
+#[test]
+fn what_an_app_is_told_of_its_home_stays() {
+    // The variables that it names itself, whether the rest may be another's, its user, and what it gets.
+    type Row = (&'static [&'static str], bool, Option<&'static str>, [&'static str; 3]);
+    let account = Account { name: "web".into(), uid: 33, gid: 34, home: "/srv".into(), shell: "/bin/sh".into() };
+    let table: [Row; 6] = [
+        (&[], false, None, ["/app", "ci", "web"]),
+        (&[], true, None, ["/srv", "web", "web"]),
+        (&["HOME", "USER"], true, None, ["/app", "ci", "web"]),
+        (&["HOME", "USER"], false, None, ["/app", "ci", "web"]),
+        (&[], false, Some("web"), ["/srv", "web", "web"]),
+        (&["HOME", "USER"], false, Some("web"), ["/srv", "ci", "web"]),
+    ];
+    for (own, others_env, user, expected) in table {
+        let spec = spec(|s| {
+            s.env.extend([("HOME".into(), "/app".into()), ("USER".into(), "ci".into())]);
+            s.own_env = own.iter().map(|name| (*name).to_owned()).collect();
+            s.uid = user.map(str::to_owned);
+        });
+        let launch = start_with(spec, &["/usr/bin/node"], Some(&account), others_env).unwrap();
+        let got = ["HOME", "USER", "LOGNAME"].map(|name| launch.env[name].as_str());
+        assert_eq!(got, expected, "{own:?}, {others_env}, {user:?}");
     }
 }
 

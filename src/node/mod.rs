@@ -32,7 +32,7 @@ mod task;
 mod traffic;
 mod worker;
 
-pub use launch::{Account, Launch, LaunchContext, LaunchError, launch};
+pub use launch::{Account, Launch, LaunchContext, LaunchError, OF_ACCOUNT, launch};
 pub use primary::{Attachment, HandedOver, ListenerInfo, NodeEvent, OpenError, Pause, Primary, PrimaryConfig};
 pub use survive::{channel_name, check_kept, is_of_listener, keep_again, kept, lost_without_channel, release_kept};
 

@@ -41,6 +41,13 @@ echo '{"apps":[{"name":"f","script":"app.js","out_file":"new/f.log"}]}' >folder.
 says "[PM2] Creating folder: $PWD/new" pm2 start folder.json
 pm2 delete c f >/dev/null
 
+# A container's HOME is no account's, and an app may name its own.
+echo '{"apps":[{"name":"h","script":"app.js"},{"name":"i","script":"app.js","env":{"HOME":"/i","USER":"i"}}]}' >home.json
+HOME=$PWD/new pm2 start home.json >/dev/null
+home_of() { tr '\0' '\n' <"/proc/$(pm2 pid "$1")/environ" | sed -n 's/^HOME=//p'; }
+same "$(home_of h) $(home_of i)" "$PWD/new /i"
+pm2 delete h i >/dev/null
+
 # One app that cannot run does not hold up the others.
 refuses 'Script not found' pm2 start mixed.config.js
 same "$(field 'map(.name) | join(" ")')" 'j1 y1 there'

@@ -210,6 +210,7 @@ impl Rig {
             now: 0,
             unique_id: "test",
             account: None,
+            others_env: false,
             executable: &|path| path.is_file(),
             node_versions: &|_| Vec::new(),
         };
