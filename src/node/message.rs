@@ -3,6 +3,7 @@
 //! Knows the wire (lib/internal/cluster and lib/internal/child_process of Node 18 to 26) and nothing else: no
 //! descriptor, no state. What a worker sends is taken apart here, so that nobody else sees untyped JSON.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -108,7 +109,16 @@ pub(super) enum Malformed {
 
 /// Takes a line apart, without its newline.
 pub(super) fn parse(line: &[u8]) -> Result<Incoming, Malformed> {
-    let value: Value = serde_json::from_slice(line).map_err(|_| Malformed::NoMessage)?;
+    let value: Value = match serde_json::from_slice(line).or_else(|_| serde_json::from_slice(&without_surrogates(line)))
+    {
+        Ok(value) => value,
+        // An app's, nested more deeply than we follow. What comes with a handle wants an answer all the same.
+        Err(_) if serde_json::from_slice::<IgnoredAny>(line).is_ok() => {
+            let with_handle = line.starts_with(br#"{"cmd":"NODE_HANDLE","#);
+            return Ok(if with_handle { Incoming::Handle { message: Value::Null } } else { Incoming::Unknown });
+        }
+        Err(_) => return Err(Malformed::NoMessage),
+    };
     let Some(cmd) = internal_command(&value) else { return Ok(Incoming::User(value)) };
     // A handle's inner message is the app's own; its length is bounded as any user message's.
     if line.len() > INTERNAL_LIMIT && cmd != "NODE_HANDLE" {
@@ -125,6 +135,30 @@ pub(super) fn parse(line: &[u8]) -> Result<Incoming, Malformed> {
         PRIVATE => Ok(AgentNote::deserialize(value).map_or(Incoming::Unknown, Incoming::Agent)),
         _ => Ok(Incoming::Unknown),
     }
+}
+
+/// The line with U+FFFD for each half of a surrogate pair that stands alone, as a text has it that was cut in two: JavaScript
+/// writes it as an escape, and no text here can have it.
+fn without_surrogates(line: &[u8]) -> Vec<u8> {
+    let unit = |at: usize| {
+        let escape = line.get(at..at + 6).filter(|escape| escape.starts_with(b"\\u"))?;
+        u16::from_str_radix(std::str::from_utf8(&escape[2..]).ok()?, 16).ok()
+    };
+    let mut clean = Vec::with_capacity(line.len());
+    let mut at = 0;
+    while at < line.len() {
+        let (step, alone) = match (unit(at), unit(at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, false),
+            (Some(0xd800..=0xdfff), _) => (6, true),
+            // Another escape's second half begins none.
+            _ if line[at] == b'\\' => (2, false),
+            _ => (1, false),
+        };
+        let end = line.len().min(at + step);
+        clean.extend_from_slice(if alone { b"\\ufffd" } else { &line[at..end] });
+        at = end;
+    }
+    clean
 }
 
 /// Node's own rule of what the app must not see: `cmd` begins with `NODE_` and goes on.
@@ -307,6 +341,8 @@ mod tests {
             (r#"{"cmd":"NODE_"}"#, Incoming::User(json!({"cmd": "NODE_"}))),
             (r#"{"cmd":7}"#, Incoming::User(json!({"cmd": 7}))),
             ("null", Incoming::User(Value::Null)),
+            (r#""cut \ud83d""#, Incoming::User(json!("cut \u{fffd}"))),
+            (r#""\udc00\ud83d\ude00\\ud800\ud800\n""#, Incoming::User(json!("\u{fffd}\u{1f600}\\ud800\u{fffd}\n"))),
         ];
         for (line, expected) in table {
             assert_eq!(parse(line.as_bytes()), Ok(expected), "{line}");
@@ -329,6 +365,11 @@ mod tests {
         let long = format!(r#""{}""#, "x".repeat(INTERNAL_LIMIT));
         assert!(matches!(parse(long.as_bytes()), Ok(Incoming::User(_))));
         assert_eq!(parse("[".repeat(100_000).as_bytes()), Err(Malformed::NoMessage));
+        // Whatever an app sends is none of our business.
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(parse(deep.as_bytes()), Ok(Incoming::Unknown));
+        let deep = format!(r#"{{"cmd":"NODE_HANDLE","type":"net.Socket","msg":{deep}}}"#);
+        assert_eq!(parse(deep.as_bytes()), Ok(Incoming::Handle { message: Value::Null }));
     }
 
     #[test]
