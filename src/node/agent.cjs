@@ -319,5 +319,8 @@ function leaveExecArgv() {
   };
   const args = process.execArgv;
   const at = args.findIndex((arg, i) => arg === '--require' && i + 1 < args.length && isAgent(args[i + 1]));
-  if (at >= 0) args.splice(at, 2);
+  if (at < 0) return;
+  // Where Node's permission model is on, the word before allows reading it.
+  const allowed = args[at - 1] === `--allow-fs-read=${args[at + 1]}`;
+  args.splice(allowed ? at - 1 : at, allowed ? 3 : 2);
 }

@@ -144,10 +144,13 @@ pub fn launch(order: &SpawnOrder, context: &LaunchContext<'_>) -> Result<Launch,
     };
 
     let node = is_node(&program);
-    let agent = node && spec.agent && context.channel_fd.is_some() && !restricts_files(&spec.node_args);
+    let agent = node && spec.agent && context.channel_fd.is_some();
     let mut args = spec.node_args.clone();
     if node && spec.source_map_support && !args.iter().any(|arg| arg == "--enable-source-maps") {
         args.push("--enable-source-maps".to_owned());
+    }
+    if agent && restricts_files(spec) {
+        args.push(format!("--allow-fs-read={}", context.agent.display()));
     }
     if agent {
         args.extend(["--require".to_owned(), context.agent.to_string_lossy().into_owned()]);
@@ -168,9 +171,11 @@ fn is_node(program: &Path) -> bool {
     }
 }
 
-/// Under Node's permission model the agent's file could not be read, and the worker would not start.
-fn restricts_files(node_args: &[String]) -> bool {
-    node_args.iter().any(|arg| arg == "--permission" || arg == "--experimental-permission")
+/// Whether Node's permission model is on: Node 20 reads only what it is allowed to then, the agent's file included.
+fn restricts_files(spec: &AppSpec) -> bool {
+    let options = spec.env.get("NODE_OPTIONS").map_or("", String::as_str).split_ascii_whitespace();
+    let mut all = spec.node_args.iter().map(String::as_str).chain(options);
+    all.any(|arg| arg == "--permission" || arg == "--experimental-permission")
 }
 
 /// The interpreter's path, `None` when the script is executed itself.

@@ -93,7 +93,12 @@ fn the_command_line_follows_the_interpreter() {
         (
             |s| s.node_args = vec!["--permission".into()],
             &["/usr/bin/node"],
-            "/usr/bin/node --permission /srv/web/app.js",
+            "/usr/bin/node --permission --allow-fs-read=/run/pm2rs/agent.cjs --require /run/pm2rs/agent.cjs /srv/web/app.js",
+        ),
+        (
+            |s| drop(s.env.insert("NODE_OPTIONS".into(), "--experimental-permission --allow-fs-read=/srv".into())),
+            &["/usr/bin/node"],
+            "/usr/bin/node --allow-fs-read=/run/pm2rs/agent.cjs --require /run/pm2rs/agent.cjs /srv/web/app.js",
         ),
         (
             |s| s.interpreter = "nodejs".into(),

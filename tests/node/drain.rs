@@ -6,7 +6,7 @@ use pm2rs::core::{Balance, ProcessId};
 use pm2rs::node::{NodeEvent, PrimaryConfig};
 
 use crate::client::{Connection, Load, THINK};
-use crate::rig::{Plan, Rig, free_port, node, nodes};
+use crate::rig::{Plan, Rig, free_port, node, nodes, tests};
 
 /// Replaces every worker, one at a time, under load of both kinds; what fails is returned.
 async fn reload_under_load(plan: Plan, rows: u32, config: PrimaryConfig, path: &'static str, rounds: usize) {
@@ -41,6 +41,22 @@ async fn reload_under_load(plan: Plan, rows: u32, config: PrimaryConfig, path: &
 async fn a_reload_loses_nothing_on_any_node() {
     for (_, node) in nodes() {
         reload_under_load(Plan::new(&node, "http.js"), 2, PrimaryConfig::default(), "/?ms=2", 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_loses_nothing_under_nodes_permission_model() {
+    for (major, node) in nodes().into_iter().filter(|(major, _)| *major >= 20) {
+        let model = if major == 20 { "--experimental-permission" } else { "--permission" };
+        let read = format!("--allow-fs-read={}/*", tests().display());
+        let net = (major >= 26).then(|| "--allow-net".to_owned());
+        let mut by_arguments = Plan::new(&node, "http.js");
+        by_arguments.spec.node_args = [model.to_owned(), read.clone()].into_iter().chain(net.clone()).collect();
+        let mut by_environment = Plan::new(&node, "http.js").env("NODE_OPTIONS", format!("{model} {read}"));
+        by_environment.spec.node_args = net.into_iter().collect();
+        for plan in [by_arguments, by_environment] {
+            reload_under_load(plan, 2, PrimaryConfig::default(), "/?ms=2", 1).await;
+        }
     }
 }
 
