@@ -148,6 +148,12 @@ impl Wanted {
         matches!(self, Wanted::Tcp { port: 0, .. } | Wanted::Udp { port: 0, .. })
     }
 
+    /// Whether a worker may have several, of which the first is every worker's first, and so on: of those with any port,
+    /// and of UDP sockets that let others have their address, as two libraries for multicast have them in one program.
+    pub fn is_one_of_many(&self) -> bool {
+        self.takes_any_port() || matches!(self, Wanted::Udp { reuse: true, .. })
+    }
+
     /// Whether a socket that is bound there is what is wanted. A dual-stack socket, as systemd makes it of a bare port,
     /// will do for "all IPv4 addresses" as well.
     pub fn is_served_by(&self, kind: Kind, address: &Address, v6_only: bool) -> bool {
@@ -234,6 +240,12 @@ pub(super) fn bind_path(path: &Path, who: &Identity) -> Result<OwnedFd, Errno> {
     let fd = run_as(who, || socket::bind_unix(path)).map_err(|_| libc::EACCES)?.map_err(|e| errno(&e))?;
     socket::listen(&fd, BACKLOG).map_err(|e| errno(&e))?;
     Ok(fd)
+}
+
+/// Whether nothing has this path, as its user sees it. May block as long as the file system does.
+pub(super) fn is_path_free(path: &Path, who: &Identity) -> bool {
+    let found = run_as(who, || std::fs::symlink_metadata(path));
+    matches!(found, Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Removes a socket's file as libuv does when it closes one, with the rights of its user.

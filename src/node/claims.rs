@@ -2,18 +2,19 @@
 //!
 //! A row claims an address when one of its workers asks for it, and the claim outlives the worker: between two workers
 //! connections wait. It ends when the row is removed (then rows that have only just begun inherit it), when the app
-//! closes its server and lives on, or when the row's new worker does not ask for it any more. Apps that share an address
-//! leave it one by one.
+//! closes its server and lives on, or when the row's new worker does not ask for it any more; at once when the app asks for
+//! another address that it is in the way of. Apps that share an address leave it one by one.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::bind;
+use super::bind::{self, Wanted};
 use super::listener::{ListenerId, Origin, Sockets};
 use super::query::SETTLED;
 use super::task::{Due, Task};
 use super::worker::Worker;
 use crate::core::{AppId, ProcessId};
+use crate::sys::socket::{self, Kind};
 
 impl Task {
     pub(super) fn is_held(&self, listener: ListenerId) -> bool {
@@ -34,6 +35,44 @@ impl Task {
         for app in leaving {
             self.leave(id, app);
         }
+    }
+
+    /// An app that closes a server and opens another on the same port of other addresses, as those do that look for a
+    /// free port, or whose next worker does, is not to meet its own past there: what none of its workers has any more goes.
+    /// Whether anything went.
+    pub(super) fn give_up_unused(&mut self, app: AppId, wanted: &Wanted, kind: Kind) -> bool {
+        let port = match wanted {
+            Wanted::Tcp { port, .. } | Wanted::Udp { port, .. } if *port != 0 => *port,
+            _ => return false,
+        };
+        let own = self.listeners.of_app(app).filter(|(id, listener)| {
+            matches!(listener.origin, Origin::Bound)
+                && listener.kind == kind
+                && listener.inet().is_some_and(|address| address.port() == port)
+                && listener.apps.len() == 1
+                && !listener.handed_out
+                && !self.is_held(*id)
+        });
+        let unused: Vec<_> = own.map(|(id, _)| id).collect();
+        for id in &unused {
+            self.close_listener(*id);
+        }
+        !unused.is_empty()
+    }
+
+    /// Whether the app has, or is about to have, as many sockets as it may, not counting those that it has closed.
+    pub(super) fn is_full(&mut self, app: AppId) -> bool {
+        let opening = self.opening.iter().filter(|opening| opening.is_of(app)).count();
+        let most = self.config.max_listeners.saturating_sub(opening);
+        if self.listeners.of_app(app).count() < most {
+            return false;
+        }
+        let closed = |id: &ListenerId| self.awaits(&Due::Abandoned(*id));
+        let closed: Vec<_> = self.listeners.of_app(app).map(|(id, _)| id).filter(closed).collect();
+        for id in closed {
+            self.close_if_abandoned(id);
+        }
+        self.listeners.of_app(app).count() >= most
     }
 
     /// The app does not want the address any more; the last one closes it.
@@ -121,8 +160,17 @@ impl Task {
     }
 
     pub(super) fn close_listener(&mut self, id: ListenerId) {
+        let unused = !self.is_held(id);
         let Some(listener) = self.listeners.all.remove(&id) else { return };
+        let ours = matches!(listener.origin, Origin::Bound) && listener.kind == Kind::Stream && !listener.handed_out;
         for fd in listener.sockets.fds() {
+            // Who keeps our descriptors for the next daemon closes them later than this; the address is free now.
+            if ours
+                && unused
+                && let Err(error) = socket::end_listening(fd)
+            {
+                tracing::trace!(%error, "socket was not listening");
+            }
             // Workers may have duplicates, which would keep the registration alive.
             if let Err(error) = self.epoll.delete(fd) {
                 tracing::trace!(%error, "socket was not watched");

@@ -88,6 +88,13 @@ impl Task {
         self.watch(id, true);
     }
 
+    /// Takes in what waits at a socket of this listener that is about to be closed.
+    pub(super) fn accept_all(&mut self, id: ListenerId, fd: &Arc<OwnedFd>) {
+        while let Some((fd, peer)) = self.accept(id, fd) {
+            self.home(Connection { listener: id, fd, peer, refused: Vec::new(), sent: Instant::now() });
+        }
+    }
+
     /// `None` when none waits, or the process may not open more descriptors: then too it is tried at the next event.
     pub(super) fn accept(&self, id: ListenerId, fd: &OwnedFd) -> Option<(Arc<OwnedFd>, Option<SocketAddr>)> {
         match socket::accept(fd) {

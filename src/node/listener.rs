@@ -31,7 +31,7 @@ pub(super) struct Listener {
     pub uid: Option<u32>,
     /// What was asked for; with `index` the name by which the apps' other workers find it.
     pub wanted: Wanted,
-    /// Tells apart what asks for any port.
+    /// Tells apart those of which a worker may have several ([`Wanted::is_one_of_many`]).
     pub index: Option<u32>,
     /// Where it is bound.
     pub address: Address,
@@ -198,14 +198,15 @@ impl Listeners {
     }
 
     /// Whether only others have exactly this address. The kernel would tell, but for a socket that is only bound yet.
-    pub fn is_foreign(&self, app: AppId, wanted: &Wanted) -> bool {
-        !wanted.takes_any_port() && self.all.values().any(|l| !l.apps.contains(&app) && l.wanted == *wanted)
+    pub fn is_foreign(&self, app: AppId, wanted: &Wanted, index: Option<u32>) -> bool {
+        let same = |l: &Listener| l.wanted == *wanted && l.index == index;
+        !wanted.takes_any_port() && self.all.values().any(|l| !l.apps.contains(&app) && same(l))
     }
 
     /// Another app's listener on this address that workers of this user may share. Not one that was handed out to a
     /// program: of who accepts there nothing is known.
-    pub fn find_shareable(&self, uid: u32, wanted: &Wanted) -> Option<ListenerId> {
-        let fits = |l: &Listener| l.uid == Some(uid) && l.wanted == *wanted && !l.handed_out;
+    pub fn find_shareable(&self, uid: u32, wanted: &Wanted, index: Option<u32>) -> Option<ListenerId> {
+        let fits = |l: &Listener| l.uid == Some(uid) && l.wanted == *wanted && l.index == index && !l.handed_out;
         let mut fitting = self.all.iter().filter(|(_, listener)| !wanted.takes_any_port() && fits(listener));
         fitting.next().map(|(id, _)| *id)
     }

@@ -1,4 +1,9 @@
 //! Sockets that take their time, and those that are for programs other than Node.
+//!
+//! Among them are files. Apps remove what is left of their last run before they listen, and what is theirs when they end;
+//! but here the socket is everybody's and outlives them. So whenever one asks for a path or may have removed it, the file
+//! is looked for, and another socket bound where there is none. Workers that accept on the old one cannot be given the new
+//! one: the supervisor accepts there, for all.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -7,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::bind::{self, Errno, Wanted};
-use super::listener::{Inherited, ListenerId, Origin, Sockets};
+use super::listener::{Dealt, Inherited, Listener, ListenerId, Origin, Sockets};
 use super::message::Query;
 use super::primary::{Command, OpenError};
 use super::task::Task;
@@ -22,6 +27,15 @@ pub(super) struct Opening {
     who: Identity,
     balance: Balance,
     askers: Vec<Asker>,
+    /// Who asked since it began, and may have removed the file since; and that there may be a worker who did.
+    later: Vec<Asker>,
+    again: bool,
+}
+
+impl Opening {
+    pub fn is_of(&self, app: AppId) -> bool {
+        self.app == app
+    }
 }
 
 /// Who waits for a socket.
@@ -46,24 +60,58 @@ impl Order {
 }
 
 impl Task {
-    pub(super) fn open_path(&mut self, app: AppId, path: PathBuf, who: &Identity, balance: Balance, asker: Asker) {
+    /// Whether it is a file that the supervisor has made and may have to make again.
+    pub(super) fn is_file(&self, id: ListenerId) -> bool {
+        self.listeners.all.get(&id).is_some_and(|listener| matches!(listener.origin, Origin::File(_)))
+    }
+
+    /// A worker of the app has ended or closed a server, and may have removed files although they are others', too.
+    pub(super) fn look_after_files(&mut self, app: AppId) {
+        let file = |listener: &Listener| match &listener.origin {
+            Origin::File(who) => Some((listener.path()?.to_owned(), who.clone())),
+            Origin::Bound | Origin::Inherited => None,
+        };
+        let files: Vec<_> = self.listeners.of_app(app).filter_map(|(_, listener)| file(listener)).collect();
+        for (path, who) in files {
+            self.open_path(app, path, &who, Balance::Auto, None);
+        }
+    }
+
+    /// Binds a path for the asker, where the app does not have it or its file is gone.
+    pub(super) fn open_path(
+        &mut self,
+        app: AppId,
+        path: PathBuf,
+        who: &Identity,
+        balance: Balance,
+        asker: Option<Asker>,
+    ) {
         let same = |opening: &&mut Opening| opening.app == app && opening.path == path;
         if let Some(opening) = self.opening.iter_mut().find(same) {
-            return opening.askers.push(asker);
+            opening.again = true;
+            return opening.later.extend(asker);
         }
+        let askers = asker.into_iter().collect();
+        self.begin_opening(Opening { app, path, who: who.clone(), balance, askers, later: Vec::new(), again: false });
+    }
+
+    fn begin_opening(&mut self, opening: Opening) {
+        let Opening { app, path, who, .. } = &opening;
+        let (app, path, who) = (*app, path.clone(), who.clone());
         let wanted = Wanted::Path(path.clone());
-        let opening = Opening { app, path: path.clone(), who: who.clone(), balance, askers: vec![asker] };
-        let of_app = self.listeners.of_app(app).count() + self.opening.iter().filter(|o| o.app == app).count();
+        let known = self.listeners.find(app, &wanted, None).is_some();
+        let full = !known && self.is_full(app);
         self.opening.push(opening);
-        if of_app >= self.config.max_listeners {
+        if full {
             return self.path_bound(app, &path, Err(libc::EMFILE));
         }
-        if self.listeners.is_foreign(app, &wanted) {
+        if !known && self.listeners.is_foreign(app, &wanted, None) {
             return self.path_bound(app, &path, Err(libc::EADDRINUSE));
         }
-        let (who, commands) = (who.clone(), self.commands.clone());
+        let commands = self.commands.clone();
         tokio::task::spawn_blocking(move || {
-            let result = bind::bind_path(&path, &who);
+            let there = known && !bind::is_path_free(&path, &who);
+            let result = if there { Ok(None) } else { bind::bind_path(&path, &who).map(Some) };
             if let Some(commands) = commands.upgrade() {
                 // Without a task nobody wants the socket.
                 let _ = commands.send(Command::PathBound { app, path, result });
@@ -71,13 +119,26 @@ impl Task {
         });
     }
 
-    pub(super) fn path_bound(&mut self, app: AppId, path: &Path, result: Result<OwnedFd, Errno>) {
+    /// `None` when the app's socket was there already.
+    pub(super) fn path_bound(&mut self, app: AppId, path: &Path, result: Result<Option<OwnedFd>, Errno>) {
         let Some(at) = self.opening.iter().position(|o| o.app == app && o.path == path) else { return };
-        let Opening { path, who, balance, askers, .. } = self.opening.swap_remove(at);
-        let listener = result.and_then(|fd| {
-            let wanted = Wanted::Path(path);
-            self.add(app, who.uid, wanted, None, Arc::new(fd), Kind::Stream, balance, Origin::File(who))
-        });
+        let Opening { path, who, balance, askers, later, again, .. } = self.opening.swap_remove(at);
+        let wanted = Wanted::Path(path.clone());
+        let listener = match (result, self.listeners.find(app, &wanted, None)) {
+            (Ok(Some(fd)), Some(known)) => self.renew(known, fd).map(|()| known),
+            // Or another app's worker was faster.
+            (Ok(None) | Err(libc::EADDRINUSE), Some(known)) => Ok(known),
+            (Ok(Some(fd)), None) => {
+                self.add(app, who.uid, wanted, None, Arc::new(fd), Kind::Stream, balance, Origin::File(who.clone()))
+            }
+            // It was given up meanwhile.
+            (Ok(None), None) => return self.ask_again(app, path, who, balance, askers.into_iter().chain(later)),
+            (Err(errno), _) => Err(errno),
+        };
+        if let (Err(errno), true) = (&listener, askers.is_empty()) {
+            let reason = open_error(path.display().to_string(), *errno).reason;
+            tracing::warn!(%app, path = %path.display(), reason, "cannot bind a socket again that was removed");
+        }
         for asker in askers {
             match (asker, &listener) {
                 (Asker::Worker(id, query), Ok(listener)) => self.answer(id, *listener, query),
@@ -93,6 +154,55 @@ impl Task {
         {
             self.close_listener(listener);
         }
+        if again {
+            self.ask_again(app, path, who, balance, later);
+        }
+    }
+
+    fn ask_again(
+        &mut self,
+        app: AppId,
+        path: PathBuf,
+        who: Identity,
+        balance: Balance,
+        askers: impl IntoIterator<Item = Asker>,
+    ) {
+        let askers: Vec<_> = askers.into_iter().collect();
+        let known = self.listeners.find(app, &Wanted::Path(path.clone()), None).is_some();
+        if known || !askers.is_empty() {
+            self.begin_opening(Opening { app, path, who, balance, askers, later: Vec::new(), again: false });
+        }
+    }
+
+    /// Puts this socket in the place of the app's, whose file is gone. What waits at the old one is not lost.
+    fn renew(&mut self, id: ListenerId, fd: OwnedFd) -> Result<(), Errno> {
+        let fd = Arc::new(fd);
+        let Some(listener) = self.listeners.all.get_mut(&id) else { return Err(libc::EBADF) };
+        tracing::info!(address = listener.text(), "a socket was removed and is bound again");
+        // Only the program itself accepts on what was handed out: its successor gets the new one.
+        let new = match &listener.sockets {
+            Sockets::Shared(_) if listener.handed_out => Sockets::Shared(Arc::clone(&fd)),
+            Sockets::Dealt(Dealt { sticky: true, .. }) => dealt(&fd, true),
+            _ => dealt(&fd, false),
+        };
+        let old = std::mem::replace(&mut listener.sockets, new);
+        let handed_out = listener.handed_out;
+        self.config.store.keep(&format!("l{}", id.0), &fd);
+        self.memory.changed = true;
+        if let Sockets::Dealt(dealt) = &old
+            && let Err(error) = self.epoll.delete(&dealt.fd)
+        {
+            tracing::debug!(listener = id.0, %error, "socket was not watched");
+        }
+        if handed_out {
+            return Ok(());
+        }
+        self.watch_dealt(id, &fd).map_err(|error| bind::errno(&error))?;
+        if let Sockets::Shared(old) | Sockets::Dealt(Dealt { fd: old, .. }) = &old {
+            self.accept_all(id, old);
+        }
+        self.pump(id);
+        Ok(())
     }
 
     pub(super) fn open(&mut self, app: AppId, who: &Identity, order: Order) {
@@ -103,13 +213,14 @@ impl Task {
             let _ = reply.send(Err(OpenError { address, reason }));
             return;
         };
-        if let Some(listener) = self.listeners.find(app, &wanted, None) {
-            return self.hand_out(listener, order);
-        }
+        let known = self.listeners.find(app, &wanted, None);
         if let Wanted::Path(path) = &wanted
-            && self.listeners.find_inherited(app, who, &wanted).is_none()
+            && known.map_or_else(|| self.listeners.find_inherited(app, who, &wanted).is_none(), |id| self.is_file(id))
         {
-            return self.open_path(app, path.clone(), who, Balance::Shared, Asker::Daemon(order));
+            return self.open_path(app, path.clone(), who, Balance::Shared, Some(Asker::Daemon(order)));
+        }
+        if let Some(listener) = known {
+            return self.hand_out(listener, order);
         }
         match self.create(app, wanted, None, who, Balance::Shared) {
             Ok(listener) => self.hand_out(listener, order),
@@ -162,6 +273,10 @@ impl Task {
         }
         sockets
     }
+}
+
+fn dealt(fd: &Arc<OwnedFd>, sticky: bool) -> Sockets {
+    Sockets::Dealt(Dealt { fd: Arc::clone(fd), sticky, watched: false })
 }
 
 fn open_error(address: String, errno: Errno) -> OpenError {

@@ -226,7 +226,7 @@ pub(super) enum Command {
     PathBound {
         app: AppId,
         path: PathBuf,
-        result: Result<OwnedFd, Errno>,
+        result: Result<Option<OwnedFd>, Errno>,
     },
     Open {
         app: AppId,

@@ -124,15 +124,16 @@ impl Task {
             Ok(wanted) => wanted,
             Err(errno) => return self.refuse(id, &query, errno),
         };
-        let index = wanted.takes_any_port().then_some(query.index);
-        if let Some(listener) = self.listeners.find(app, &wanted, index).or_else(|| self.join(app, &who, &wanted)) {
-            return self.answer(id, listener, query);
-        }
+        let index = wanted.is_one_of_many().then_some(query.index);
+        let known = self.listeners.find(app, &wanted, index).or_else(|| self.join(app, &who, &wanted, index));
         if let Wanted::Path(path) = &wanted
-            && self.listeners.find_inherited(app, &who, &wanted).is_none()
+            && known.map_or_else(|| self.listeners.find_inherited(app, &who, &wanted).is_none(), |id| self.is_file(id))
         {
             let path = path.clone();
-            return self.open_path(app, path, &who, balance, Asker::Worker(id, query));
+            return self.open_path(app, path, &who, balance, Some(Asker::Worker(id, query)));
+        }
+        if let Some(listener) = known {
+            return self.answer(id, listener, query);
         }
         match self.create(app, wanted, index, &who, balance) {
             Ok(listener) => self.answer(id, listener, query),
@@ -141,11 +142,11 @@ impl Task {
     }
 
     /// Another app of the same user is on this address: they share it from now on.
-    fn join(&mut self, app: AppId, who: &Identity, wanted: &Wanted) -> Option<ListenerId> {
-        if self.listeners.of_app(app).count() >= self.config.max_listeners {
+    fn join(&mut self, app: AppId, who: &Identity, wanted: &Wanted, index: Option<u32>) -> Option<ListenerId> {
+        let id = self.listeners.find_shareable(who.uid, wanted, index)?;
+        if self.is_full(app) {
             return None;
         }
-        let id = self.listeners.find_shareable(who.uid, wanted)?;
         let listener = self.listeners.all.get_mut(&id)?;
         tracing::info!(%app, address = listener.text(), with = ?listener.apps, "an address is shared with other apps");
         listener.apps.insert(app);
@@ -168,7 +169,7 @@ impl Task {
         who: &Identity,
         balance: Balance,
     ) -> Result<ListenerId, Errno> {
-        if self.listeners.of_app(app).count() >= self.config.max_listeners {
+        if self.is_full(app) {
             return Err(libc::EMFILE);
         }
         if let Some(found) = self.listeners.find_inherited(app, who, &wanted) {
@@ -184,11 +185,16 @@ impl Task {
         if matches!(wanted, Wanted::Fd(_)) {
             return Err(libc::EBADF);
         }
-        if self.listeners.is_foreign(app, &wanted) {
+        if self.listeners.is_foreign(app, &wanted, index) {
             return Err(libc::EADDRINUSE);
         }
         let kind = if matches!(wanted, Wanted::Udp { .. }) { Kind::Datagram } else { Kind::Stream };
-        let fd = bind::bind_inet(&wanted, who, balance == Balance::Auto && kind == Kind::Stream)?;
+        let bind = || bind::bind_inet(&wanted, who, balance == Balance::Auto && kind == Kind::Stream);
+        let fd = match bind() {
+            // What is in the way may be ours.
+            Err(libc::EADDRINUSE) if self.give_up_unused(app, &wanted, kind) => bind()?,
+            bound => bound?,
+        };
         self.add(app, who.uid, wanted, index, Arc::new(fd), kind, balance, Origin::Bound)
     }
 
@@ -332,7 +338,7 @@ impl Task {
         if worker.holds.remove(&listener).is_none() {
             return;
         }
-        let meant = !worker.terminating;
+        let (app, meant) = (worker.app, !worker.terminating);
         if meant && let Some(entry) = self.listeners.all.get(&listener) {
             // So that it is told anew when the server comes back.
             worker.announced.remove(&entry.text());
@@ -342,5 +348,6 @@ impl Task {
         if meant {
             self.arm(Due::Abandoned(listener), ABANDONED);
         }
+        self.look_after_files(app);
     }
 }

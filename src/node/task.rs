@@ -377,6 +377,7 @@ impl Task {
             self.refresh(listener);
             self.pump(listener);
         }
+        self.look_after_files(worker.app);
     }
 
     fn listeners_of(&self, app: AppId) -> Vec<ListenerInfo> {

@@ -100,6 +100,15 @@ pub fn listen(fd: impl AsFd, backlog: i32) -> io::Result<()> {
     Ok(rustix::net::listen(fd, backlog)?)
 }
 
+/// Has a stream socket listen no more, whoever else has duplicates of it: its address is free for others that let
+/// others have theirs (SO_REUSEADDR). What waits is reset.
+///
+/// # Errors
+/// What shutdown(2) says.
+pub fn end_listening(fd: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(fd, rustix::net::Shutdown::Both)?)
+}
+
 /// The next connection that waits, and who it is from (`None` for unix sockets).
 ///
 /// # Errors

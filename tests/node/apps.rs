@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use pm2rs::core::{Balance, WorkerId};
+use pm2rs::node::PrimaryConfig;
+use pm2rs::sys::store::Store;
 use serde_json::Value;
 
 use crate::client::{self, Connection, get};
-use crate::rig::{Plan, Rig, free_port, nodes, tests};
+use crate::rig::{DEADLINE, Plan, Rig, free_port, nodes, tests};
 
 fn pids(answers: &[Value]) -> BTreeSet<u64> {
     answers.iter().map(|answer| answer["pid"].as_u64().unwrap()).collect()
@@ -160,6 +163,61 @@ async fn unix_sockets() {
             rig.primary.remove_app(plan.app);
             wait_until_gone(&path).await;
         }
+    }
+}
+
+/// An app that removes its socket's file before it listens and when it ends, though the socket is not its own alone.
+#[tokio::test]
+async fn unix_sockets_whose_files_are_removed() {
+    for (major, node) in nodes() {
+        for balance in [Balance::Auto, Balance::RoundRobin] {
+            let what = format!("Node {major}, {balance:?}");
+            let store = Store::new(None, Vec::new()).0;
+            let mut rig = Rig::with(PrimaryConfig { store, ..PrimaryConfig::default() });
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("app.sock");
+            let plan = Plan::new(&node, "file.js").env("PORT", path.display()).balance(balance);
+            let (first, _) = rig.serve(&plan.row(0)).await;
+            let (second, _) = rig.serve(&plan.row(1)).await;
+            let both = BTreeSet::from([rig.pid(first), rig.pid(second)]);
+            assert_eq!(answer_at(&path, 4).await, both, "{what}");
+            rig.succeed().await;
+            assert_eq!(answer_at(&path, 4).await, both, "{what}");
+
+            rig.stop(first).await;
+            wait_until_there(&path).await;
+            assert_eq!(answer_at(&path, 2).await, BTreeSet::from([rig.pid(second)]), "{what}");
+            rig.stop(second).await;
+            wait_until_there(&path).await;
+            // It waits at the socket whose file the next worker removes.
+            let mut waiting = Connection::unix(&path).await.unwrap();
+            let (third, _) = rig.serve(&plan.row(0)).await;
+            waiting.get("/", false).await.unwrap();
+            assert_eq!(answer_at(&path, 2).await, BTreeSet::from([rig.pid(third)]), "{what}");
+            rig.stop(third).await;
+            rig.primary.remove_app(plan.app);
+            assert_eq!(rig.primary.listeners(plan.app).await, [], "{what}");
+            wait_until_gone(&path).await;
+        }
+    }
+}
+
+/// Who answers so many requests.
+async fn answer_at(path: &Path, requests: usize) -> BTreeSet<u32> {
+    let mut pids = BTreeSet::new();
+    for _ in 0..requests {
+        let body = Connection::unix(path).await.unwrap().get("/", false).await.unwrap();
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        pids.insert(u32::try_from(answer["pid"].as_u64().unwrap()).unwrap());
+    }
+    pids
+}
+
+async fn wait_until_there(path: &Path) {
+    let deadline = Instant::now() + DEADLINE;
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "{} does not come back", path.display());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -122,6 +122,56 @@ async fn a_server_can_be_closed_and_opened_again() {
     }
 }
 
+/// As programs do that look for a free port, and as a release does that listens on other addresses than the one before.
+#[tokio::test]
+async fn a_port_that_was_closed_is_free_for_its_other_addresses() {
+    for (major, node) in nodes() {
+        for balance in [Balance::Auto, Balance::RoundRobin] {
+            // What is kept there has duplicates of the sockets.
+            let store = Store::new(None, Vec::new()).0;
+            let mut rig = Rig::with(PrimaryConfig { max_listeners: 3, store, ..PrimaryConfig::default() });
+            let what = format!("Node {major}, {balance:?}");
+            let port = free_port();
+            let plan = Plan::new(&node, "errors.js").balance(balance);
+            let hosts = [json!(null), json!("0.0.0.0"), json!("127.0.0.1"), json!("::1"), json!("127.0.0.2")];
+            let mut listen: Vec<_> =
+                hosts.iter().map(|host| json!({ "port": port, "host": host, "close": true })).collect();
+            listen.push(json!({ "port": port }));
+            let got = outcomes(&mut rig, &plan, json!(listen)).await;
+            assert!(got.iter().all(|outcome| outcome["port"] == port), "{what}: {got:?}");
+
+            let port = free_port();
+            let (first, _) = rig.serve(&plan.row(1).env("LISTEN", json!([{ "port": port }]))).await;
+            // Not as long as it is in use.
+            let other = json!([{ "port": port, "host": "127.0.0.1" }]);
+            assert_eq!(outcomes(&mut rig, &plan.row(2), other.clone()).await, ["bind EADDRINUSE"], "{what}");
+            rig.stop(first).await;
+            assert_eq!(outcomes(&mut rig, &plan.row(1), other).await[0]["port"], port, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn udp_sockets_that_let_others_have_their_address_have_it_together() {
+    for (major, node) in nodes() {
+        let mut rig = Rig::new();
+        let socket = |reuse: bool, port: u16| json!({ "udp": { "type": "udp4", "reuseAddr": reuse }, "port": port });
+        let (ours, alone) = (free_port(), free_port());
+        let plan = Plan::new(&node, "errors.js");
+        let listen = json!([socket(true, ours), socket(true, ours), socket(false, alone), socket(false, alone)]);
+        for row in 0..2 {
+            let got = outcomes(&mut rig, &plan.row(row), listen.clone()).await;
+            let ports: Vec<_> = got[..3].iter().map(|outcome| outcome["port"].clone()).collect();
+            assert_eq!(ports, [ours, ours, alone], "Node {major}: {got:?}");
+            assert_eq!(got[3], "bind EADDRINUSE", "Node {major}");
+        }
+        // The first is both workers' first, the second both's second.
+        let listeners = rig.primary.listeners(AppId(0)).await;
+        assert_eq!(listeners.len(), 3, "Node {major}: {listeners:?}");
+        assert!(listeners.iter().all(|listener| listener.workers.len() == 2), "Node {major}: {listeners:?}");
+    }
+}
+
 #[tokio::test]
 async fn ports_of_a_row_that_is_removed_are_freed() {
     let Some(node) = node(24) else { return };
