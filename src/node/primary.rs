@@ -34,7 +34,7 @@ pub struct PrimaryConfig {
     /// A worker that does not answer for so long (ms) while connections wait for it gets no more of them and is
     /// reported as [`NodeEvent::Hung`].
     pub hang_ms: u64,
-    /// Listening sockets that one app may hold.
+    /// Listening sockets that one app may hold. Some have one for each peer: UDP sockets that are bound come from here, too.
     pub max_listeners: usize,
     /// What outlives the daemon: sockets and the state of channels are kept there, and taken over from there.
     pub store: Store,
@@ -42,7 +42,7 @@ pub struct PrimaryConfig {
 
 impl Default for PrimaryConfig {
     fn default() -> Self {
-        PrimaryConfig { ebpf: true, hang_ms: 1000, max_listeners: 64, store: Store::default() }
+        PrimaryConfig { ebpf: true, hang_ms: 1000, max_listeners: 256, store: Store::default() }
     }
 }
 

@@ -289,6 +289,17 @@ async fn an_apps_sockets_are_bounded() {
 }
 
 #[tokio::test]
+async fn an_app_may_have_a_socket_for_each_peer() {
+    let Some(node) = node(24) else { return };
+    let mut rig = Rig::new();
+    let listen: Vec<_> = (0..200).map(|_| json!({ "udp": { "type": "udp4" }, "port": 0 })).collect();
+    for row in 0..2 {
+        let got = outcomes(&mut rig, &Plan::new(&node, "errors.js").row(row), json!(listen)).await;
+        assert!(got.iter().all(|outcome| outcome["port"].as_u64() > Some(0)), "{got:?}");
+    }
+}
+
+#[tokio::test]
 async fn sockets_are_opened_for_programs_that_are_not_node() {
     let rig = Rig::new();
     let who = Identity::own().unwrap();
