@@ -176,21 +176,25 @@ impl Daemon {
             NodeEvent::Message { worker, message } => self.on_message(worker, &message),
             NodeEvent::Drained { worker, left } => {
                 if left > 0 {
-                    info!(%worker, left, "drained, with connections still open");
+                    let subject = self.subject(worker);
+                    info!(%worker, left, "{subject} drained, with connections still open");
                 }
                 self.feed(Event::WorkerDrained { worker });
             }
             NodeEvent::Disconnected { worker } => debug!(%worker, "closed its channel"),
-            NodeEvent::Misbehaved { worker, reason } => warn!(%worker, reason, "broke the rules of its channel"),
+            NodeEvent::Misbehaved { worker, reason } => {
+                let (subject, (app, process)) = (self.subject(worker), self.served_by(worker));
+                about!(warn, message_ids::MISBEHAVED, app, process, %worker, reason, "{subject} broke the rules of its channel");
+            }
             NodeEvent::Hung { worker, since_ms } => {
                 self.note_hung(worker, true);
-                let (app, process) = self.served_by(worker);
-                about!(warn, message_ids::HUNG, app, process, %worker, since_ms, "does not answer; its connections go to others");
+                let (subject, (app, process)) = (self.subject(worker), self.served_by(worker));
+                about!(warn, message_ids::HUNG, app, process, %worker, since_ms, "{subject} does not answer; its connections go to others");
             }
             NodeEvent::Responsive { worker } => {
                 self.note_hung(worker, false);
-                let (app, process) = self.served_by(worker);
-                about!(info, message_ids::RESPONSIVE, app, process, %worker, "answers again");
+                let (subject, (app, process)) = (self.subject(worker), self.served_by(worker));
+                about!(info, message_ids::RESPONSIVE, app, process, %worker, "{subject} answers again");
             }
         }
     }
@@ -200,6 +204,14 @@ impl Daemon {
         let row = self.fleet.worker(worker).and_then(|worker| self.fleet.process(worker.process));
         let app = row.and_then(|row| self.fleet.app(row.app));
         (app.map(crate::core::App::name), row.map(|row| row.id.0))
+    }
+
+    /// The row that a worker serves, as lines of the log begin.
+    fn subject(&self, worker: WorkerId) -> String {
+        match self.served_by(worker) {
+            (Some(app), Some(process)) => format!("App [{app}:{process}]"),
+            _ => "a worker".to_owned(),
+        }
     }
 
     fn note_hung(&mut self, worker: WorkerId, hung: bool) {

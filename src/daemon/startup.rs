@@ -137,7 +137,7 @@ fn serve(mode: Mode, handover: Option<Handover>, waiter: &mut Waiter) -> anyhow:
         .thread_keep_alive(std::time::Duration::from_secs(2))
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let (mut daemon, before, inputs, handle) = assemble(mode, paths, inherited, limit, notifier, store).await?;
         match before {
             Before::Kept(saved) => daemon.take_over(*saved),
@@ -148,7 +148,9 @@ fn serve(mode: Mode, handover: Option<Handover>, waiter: &mut Waiter) -> anyhow:
         let result = daemon.run(inputs, waiter).await;
         daemon.clean_up();
         result
-    })
+    });
+    logs::daemon_log::flush();
+    result
 }
 
 /// What there is of the daemon before.

@@ -19,6 +19,7 @@ use super::run::Inputs;
 use super::{Daemon, Mode, check, now, previous};
 use crate::api::Error;
 use crate::core::Time;
+use crate::logs::daemon_log;
 use crate::node::Pause;
 use crate::sys::handover;
 use crate::sys::notify::Notice;
@@ -302,6 +303,7 @@ impl Daemon {
             self.notify(Notice::Reloading);
         }
         self.prefer_this_program();
+        daemon_log::flush();
         let args: Vec<_> = std::env::args_os().collect();
         let execute = |program: &Path| {
             self.store.with_all(|fds| handover::execute(program, &args, fds, self.spawner.own_open_files()))

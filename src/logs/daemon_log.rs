@@ -1,43 +1,76 @@
 //! The daemon's own log: to the journal with fields, else to standard error as PM2 writes its `pm2.log`.
 //!
 //! `PM2RS_LOG` filters it (`debug`, `pm2rs::logs=trace`). Fields in capitals (`PM2RS_APP`, `MESSAGE_ID`) are for the
-//! journal; people read the others behind the message.
+//! journal alone; people read the others behind the message, in either place.
 
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, stderr};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use jiff::Zoned;
+use tracing::dispatcher::Dispatch;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use super::dayjs;
+use super::own_lines::OwnLines;
 
 /// What PM2 puts before lines of its log.
 const PM2_FORMAT: &str = "YYYY-MM-DDTHH:mm:ss";
 
+/// How long the end waits for a journal that takes nothing.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The way to the journal, where that is gone.
+static OWN_LINES: OnceLock<OwnLines> = OnceLock::new();
+
 /// Sets the daemon's log up; the first call counts. `private` says that nobody but standard error is to get it even
 /// where there is a journal.
 pub fn init(private: bool) {
-    let filter = EnvFilter::try_from_env("PM2RS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let journal = if private || !stderr_is_the_journal() { None } else { journal() };
-    let text = journal.is_none().then(|| {
-        let format = std::env::var("PM2_LOG_DATE_FORMAT").unwrap_or_else(|_| PM2_FORMAT.to_owned());
-        tracing_subscriber::fmt::layer().event_format(Pm2Lines { format }).with_writer(std::io::stderr)
-    });
+    let journal = if private || !stderr_is_the_journal() { None } else { OwnLines::to(journal).ok() };
+    if let Some(lines) = &journal {
+        let _ = OWN_LINES.set(lines.clone());
+    }
+    let text = journal.is_none().then(text);
     // A second daemon in the same process, as in tests, keeps the first one's.
-    drop(tracing_subscriber::registry().with(filter).with(journal).with(text).try_init());
+    drop(tracing_subscriber::registry().with(filter()).with(journal).with(text).try_init());
 }
 
-fn journal() -> Option<tracing_journald::Layer> {
-    let layer = tracing_journald::layer().ok()?;
-    Some(layer.with_field_prefix(None).with_syslog_identifier("pm2rs".to_owned()))
+fn filter() -> EnvFilter {
+    EnvFilter::try_from_env("PM2RS_LOG").unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+/// Standard error as PM2 writes it.
+fn text<S>() -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let format = std::env::var("PM2_LOG_DATE_FORMAT").unwrap_or_else(|_| PM2_FORMAT.to_owned());
+    tracing_subscriber::fmt::layer().event_format(Pm2Lines { format }).with_writer(stderr)
+}
+
+/// The journal by its own socket, or where that is missing by standard error. Waits for a journal that does not answer.
+fn journal() -> Dispatch {
+    let layer = tracing_journald::layer().ok();
+    let text = layer.is_none().then(text);
+    let layer = layer.map(|layer| layer.with_field_prefix(None).with_syslog_identifier("pm2rs".to_owned()));
+    // Filtered once more, as every subscriber has a say in what is even looked at.
+    tracing_subscriber::registry().with(filter()).with(layer).with(text).into()
+}
+
+/// Has what the journal has not taken yet sent, before the process ends or executes another program.
+pub fn flush() {
+    if let Some(lines) = OWN_LINES.get() {
+        lines.flush(LAST_PATIENCE);
+    }
 }
 
 /// Whether standard error goes to the journal, as systemd tells services: `$JOURNAL_STREAM` is its device and inode
@@ -96,9 +129,9 @@ fn line(format: &str, now: &Zoned, level: Level, text: &Text) -> String {
 
 /// An event's message and what people want of its fields.
 #[derive(Debug, Default)]
-struct Text {
-    message: String,
-    fields: String,
+pub(super) struct Text {
+    pub(super) message: String,
+    pub(super) fields: String,
 }
 
 impl Visit for Text {

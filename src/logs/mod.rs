@@ -33,6 +33,7 @@ mod last_lines;
 mod loss;
 mod mailbox;
 pub mod message_ids;
+mod own_lines;
 mod paths;
 mod place;
 mod rate_limit;

@@ -106,6 +106,25 @@ test_a_restarted_journal_gets_every_line() {
 last_count() { journal "PM2RS_APP=$1" PM2RS_STREAM=out | jq -r 'last.MESSAGE | ltrimstr("count ")'; }
 counted_beyond() { [ "$(last_count "$1")" -gt "$2" ]; }
 
+test_a_journal_that_hangs_holds_nobody_up_and_the_messages_say_why() {
+    local main full=0
+    main=$(inside systemctl show -P MainPID pm2rs)
+    inside systemctl kill --kill-whom=main --signal=STOP systemd-journald
+    # Its socket takes no more: who writes to it waits.
+    inside bash -c 'yes "" | timeout 10 socat -u -b 1 - UNIX-SENDTO:/run/systemd/journal/socket' || full=$?
+    same "$full" 124
+    as alice timeout 20 pm2rs restart api
+    as alice timeout 20 pm2rs restart other
+    eventually loses_lines other
+    inside systemctl kill --kill-whom=main --signal=CONT systemd-journald
+    same "$(inside systemctl show -P MainPID pm2rs)" "$main"
+    # What the daemon had to say meanwhile comes late, and with the reason.
+    eventually_journal 'map(.MESSAGE) | any(test("^App .other:1. exited")) and any(test("^App .other:1. online"))' -u pm2rs PM2RS_APP=other
+    eventually_journal 'map(.MESSAGE) | any(test("log lines are being dropped .*cannot write to the journal"))' -u pm2rs PM2RS_APP=other
+    eventually_journal 'map(.MESSAGE) | any(test("log lines are kept again"))' -u pm2rs PM2RS_APP=other
+}
+loses_lines() { processes | jq -e --arg name "$1" 'any(.name == $name and .pm2_env.log_lines_dropped > 0)' >/dev/null; }
+
 test_a_rate_limit_is_said_and_a_namespace_is_kept_to() {
     local limited
     limited=$(sed -n 's/^pub const RATE_LIMITED: &str = "\(.*\)";/\1/p' "$folder/../../src/logs/message_ids.rs")
