@@ -305,11 +305,11 @@ async fn followers_get_the_last_lines_and_then_the_next() {
     let mut pipes = rig.attach(1, 0, &spec);
     pipes.out(b"1\n2\n3\n");
     until(&rig.path("logs/api-out-0.log"), |text| text == "1\n2\n3\n").await;
-    let last = rig.logs.search(Whose::Processes(vec![ProcessId(0)]), Search::last(2)).await.unwrap();
+    let last = rig.logs.search(Uid(0), Whose::Processes(vec![ProcessId(0)]), Search::last(2)).await.unwrap();
     assert_eq!(messages(last, 9), ["2", "3"]);
     assert_eq!(rig.logs.tail(ProcessId(0), false, 2).await, ["2", "3"]);
 
-    let following = rig.logs.follow(Whose::Processes(vec![ProcessId(0)]), 1, true, false).await.unwrap();
+    let following = rig.logs.follow(Uid(0), Whose::Processes(vec![ProcessId(0)]), 1, true, false).await.unwrap();
     pipes.err(b"not wanted\n");
     pipes.out(b"4\n5");
     pipes.out(b"\n");
@@ -338,7 +338,7 @@ async fn followers_get_the_last_lines_and_then_the_next() {
 async fn a_follower_that_does_not_read_slows_nobody() {
     let rig = Rig::new();
     let mut pipes = rig.attach(1, 0, &rig.spec(|spec| spec.log.rotate.enabled = false));
-    let slow = rig.logs.follow(Whose::All(None), 0, true, true).await.unwrap();
+    let slow = rig.logs.follow(Uid(0), Whose::All(None), 0, true, true).await.unwrap();
     let line = [b"x".repeat(99), b"\n".to_vec()].concat();
     let pipes = std::thread::spawn(move || {
         for _ in 0..50_000 {

@@ -44,7 +44,7 @@ async fn log_path() {
     spec.log.rotate.compress = false;
     let spec = Arc::new(spec);
     // Somebody looks on and does not read.
-    let _slow = logs.follow(Whose::All(None), 0, true, true).await.unwrap();
+    let _slow = logs.follow(Uid(0), Whose::All(None), 0, true, true).await.unwrap();
     for (pipe, n) in pipes.split(',').zip(0..) {
         let stdout = fs::File::open(format!("/proc/self/fd/{pipe}")).unwrap();
         let (stderr, _) = std::io::pipe().unwrap();

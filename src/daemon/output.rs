@@ -42,12 +42,12 @@ impl Daemon {
             return answer(reply, Err(Error::InvalidArgument(text.to_owned())));
         }
         let lines = lines.min(MAX_LINES);
-        let logs = self.logs.clone();
+        let (logs, reader) = (self.logs.clone(), caller.uid);
         tokio::spawn(async move {
             let opened = if follow {
-                logs.follow(whose, lines, out, err).await
+                logs.follow(reader, whose, lines, out, err).await
             } else {
-                logs.search(whose, Search { lines, out, err, since, until, pattern }).await
+                logs.search(reader, whose, Search { lines, out, err, since, until, pattern }).await
             };
             answer(reply, opened.map_err(|error| Error::Failed(format!("cannot open the logs: {error}"))));
         });

@@ -2,6 +2,7 @@
 //!
 //! Takes nothing out of a pipe and writes to no file.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,6 +26,7 @@ const LIVE: &[u8] = b"{\"live\":true}\n";
 
 impl Collector {
     pub(super) fn follow(&mut self, request: &FollowRequest) -> io::Result<OwnedFd> {
+        Follower::admit(request.reader, request.lines > 0, self.sinks.followers.values())?;
         let mut wanted = Wanted { out: request.out, err: request.err, ..Wanted::default() };
         match &request.whose {
             Whose::All(of) => wanted.all = Some(*of),
@@ -44,7 +46,7 @@ impl Collector {
             self.last_lines(&rows, request, &mut waiting);
             waiting.extend_from_slice(LIVE);
         }
-        let (mut follower, reader) = Follower::new(wanted, waiting)?;
+        let (mut follower, reader) = Follower::new(request.reader, wanted, waiting)?;
         if follower.pump() {
             let token = self.next_follower;
             self.next_follower += 1;
@@ -101,12 +103,17 @@ impl Collector {
             for (err, file, _) in streams.into_iter().filter(|(.., wanted)| *wanted) {
                 let place = file.filter(|id| seen.insert(*id)).and_then(|id| self.sinks.file(id));
                 if let Some(place) = place.map(|file| file.place().clone()) {
-                    files.push((row.known.process, err, place));
+                    files.push((place.modified(), row.known.process, err, place));
                 }
             }
         }
+        // Those that are cut off when it is too much are not even read.
+        files.sort_by_key(|(modified, ..)| Reverse(*modified));
         let mut last = last_lines::LastLines::new(request.lines);
-        for (process, err, place) in files {
+        for (_, process, err, place) in files {
+            if last.is_full() {
+                break;
+            }
             let Some(row) = self.rows.get(&process) else { continue };
             let origin = Origin { process, app_name: &row.known.app_name, err };
             last.add_file(&place, origin, &Form::of(&row.known.spec));

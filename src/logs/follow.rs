@@ -17,6 +17,11 @@ use crate::sys::pipe;
 /// Bytes that wait for a follower besides those in its pipe.
 const MAX_WAITING: usize = 256 << 10;
 
+/// Followers of one user.
+const MAX_FOLLOWERS: usize = 256;
+/// Beyond so many bytes that wait for all followers of a user, last lines that would wait as well are refused.
+const MAX_LAST_LINES: usize = 48 << 20;
+
 /// A line as followers get it.
 #[derive(Debug, Serialize)]
 struct Record<'a> {
@@ -103,6 +108,8 @@ struct Missed {
 /// One who looks on.
 #[derive(Debug)]
 pub struct Follower {
+    /// The user who reads.
+    reader: Uid,
     pipe: File,
     wanted: Wanted,
     waiting: Vec<u8>,
@@ -118,10 +125,32 @@ impl Follower {
     ///
     /// # Errors
     /// When there are no descriptors left.
-    pub fn new(wanted: Wanted, waiting: Vec<u8>) -> io::Result<(Follower, OwnedFd)> {
-        let (reader, writer) = pipe::with_nonblocking_writer()?;
-        let follower = Follower { pipe: writer.into(), wanted, waiting, sent: 0, missed: None, full: false };
-        Ok((follower, reader))
+    pub fn new(reader: Uid, wanted: Wanted, waiting: Vec<u8>) -> io::Result<(Follower, OwnedFd)> {
+        let (end, writer) = pipe::with_nonblocking_writer()?;
+        let follower = Follower { reader, pipe: writer.into(), wanted, waiting, sent: 0, missed: None, full: false };
+        Ok((follower, end))
+    }
+
+    /// Whether this user may have one more besides these, who first gets last lines or not.
+    ///
+    /// # Errors
+    /// Says what there is too much of: nobody's unread lines are to fill the memory that everybody's supervisor needs.
+    pub fn admit<'f>(reader: Uid, last: bool, all: impl Iterator<Item = &'f Follower>) -> io::Result<()> {
+        let (mut count, mut bytes) = (0, 0);
+        for follower in all.filter(|follower| follower.reader == reader) {
+            count += 1;
+            bytes += follower.waiting.len() - follower.sent;
+        }
+        if count >= MAX_FOLLOWERS {
+            return Err(io::Error::other(format!("this user follows logs {count} times already")));
+        }
+        if last && bytes > MAX_LAST_LINES {
+            let waits = bytes >> 20;
+            return Err(io::Error::other(format!(
+                "{waits} MiB wait for others who follow as this user and do not read"
+            )));
+        }
+        Ok(())
     }
 
     /// The write end of its pipe.
@@ -211,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_slow_follower_is_told_how_much_it_missed() {
-        let (mut follower, reader) = Follower::new(everything(), Vec::new()).unwrap();
+        let (mut follower, reader) = Follower::new(Uid(0), everything(), Vec::new()).unwrap();
         let mut given = 0;
         for n in 0..20_000u64 {
             let mut records = Vec::new();
@@ -246,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_follower_that_left_is_noticed() {
-        let (mut follower, reader) = Follower::new(everything(), b"x\n".to_vec()).unwrap();
+        let (mut follower, reader) = Follower::new(Uid(0), everything(), b"x\n".to_vec()).unwrap();
         assert!(follower.pump());
         drop(reader);
         crate::sys::settled(|| {
@@ -256,17 +285,36 @@ mod tests {
     }
 
     #[test]
+    fn one_user_has_only_so_many_followers_and_lines_that_wait() {
+        let (mallory, alice) = (Uid(1000), Uid(1001));
+        let few = |count: usize, waiting: usize| -> Vec<(Follower, OwnedFd)> {
+            (0..count).map(|_| Follower::new(mallory, everything(), vec![b'x'; waiting]).unwrap()).collect()
+        };
+        let admit = |who, last, all: &[(Follower, OwnedFd)]| Follower::admit(who, last, all.iter().map(|(f, _)| f));
+        let many = few(MAX_FOLLOWERS, 0);
+        assert!(admit(mallory, false, &many[1..]).is_ok());
+        assert_eq!(admit(mallory, false, &many).unwrap_err().to_string(), "this user follows logs 256 times already");
+        assert!(admit(alice, true, &many).is_ok());
+        let full = few(4, 16 << 20);
+        assert!(admit(mallory, true, &full[1..]).is_ok());
+        let refused = admit(mallory, true, &full).unwrap_err().to_string();
+        assert_eq!(refused, "64 MiB wait for others who follow as this user and do not read");
+        assert!(admit(mallory, false, &full).is_ok() && admit(alice, true, &full).is_ok());
+    }
+
+    #[test]
     fn who_is_wanted() {
         let some = Wanted { processes: [ProcessId(1)].into(), apps: [AppId(7)].into(), out: true, ..Wanted::default() };
-        let (follower, _reader) = Follower::new(some, Vec::new()).unwrap();
+        let (follower, _reader) = Follower::new(Uid(0), some, Vec::new()).unwrap();
         let (root, alice, other) = (Uid(0), Uid(1000), Origin { process: ProcessId(2), ..ORIGIN });
         assert!(follower.wants(AppId(1), root, ORIGIN));
         assert!(!follower.wants(AppId(1), root, Origin { err: true, ..ORIGIN }));
         assert!(!follower.wants(AppId(1), root, other));
         assert!(follower.wants(AppId(7), root, other));
-        let (hers, _reader) = Follower::new(Wanted { all: Some(Some(alice)), ..everything() }, Vec::new()).unwrap();
+        let (hers, _reader) =
+            Follower::new(Uid(0), Wanted { all: Some(Some(alice)), ..everything() }, Vec::new()).unwrap();
         assert!(hers.wants(AppId(1), alice, other) && !hers.wants(AppId(1), root, other));
-        let (all, _reader) = Follower::new(Wanted { all: Some(None), ..everything() }, Vec::new()).unwrap();
+        let (all, _reader) = Follower::new(Uid(0), Wanted { all: Some(None), ..everything() }, Vec::new()).unwrap();
         assert!(all.wants(AppId(1), alice, other) && all.wants(AppId(1), root, other));
     }
 }

@@ -3,12 +3,12 @@
 //! Searched in a thread of its own for each request, so that the log path never waits for it. Must never hold more than
 //! what is asked for, and ends early when nobody reads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use flate2::read::MultiGzDecoder;
@@ -22,7 +22,7 @@ use super::format::{Form, Origin};
 use super::place::Place;
 use super::rotation::{self, Kept, Names};
 use super::tail::{self, Remembered};
-use crate::core::ProcessId;
+use crate::core::{ProcessId, Uid};
 use crate::sys::identity::Identity;
 use crate::sys::pipe;
 
@@ -30,7 +30,7 @@ use crate::sys::pipe;
 const MAX_BYTES: usize = 16 << 20;
 /// Longest line that is read in one piece.
 const MAX_LINE: u64 = 1 << 20;
-/// Searches at a time.
+/// Searches of one user at a time, so that nobody keeps others from searching.
 const MAX_SEARCHES: usize = 8;
 /// Lines between two looks whether somebody still reads.
 const LOOK_EVERY: usize = 4096;
@@ -167,31 +167,48 @@ impl Found {
     }
 }
 
-static SEARCHES: AtomicUsize = AtomicUsize::new(0);
+/// How many each user has under way.
+static SEARCHES: Mutex<BTreeMap<Uid, usize>> = Mutex::new(BTreeMap::new());
 
 /// Held while a search is under way.
-struct Permit;
+#[derive(Debug)]
+struct Permit(Uid);
 
 impl Permit {
-    fn take() -> io::Result<Permit> {
-        let taken = SEARCHES.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < MAX_SEARCHES).then_some(n + 1));
-        taken.map(|_| Permit).map_err(|_| io::Error::other("too many others search the logs just now"))
+    fn take(reader: Uid) -> io::Result<Permit> {
+        let mut searches = searches();
+        let count = searches.entry(reader).or_default();
+        if *count >= MAX_SEARCHES {
+            return Err(io::Error::other(format!("this user searches the logs {count} times just now")));
+        }
+        *count += 1;
+        Ok(Permit(reader))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        SEARCHES.fetch_sub(1, Ordering::AcqRel);
+        let mut searches = searches();
+        if let Some(count) = searches.get_mut(&self.0) {
+            *count -= 1;
+            if *count == 0 {
+                searches.remove(&self.0);
+            }
+        }
     }
+}
+
+fn searches() -> MutexGuard<'static, BTreeMap<Uid, usize>> {
+    SEARCHES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Begins a search; what it finds comes out of the pipe as [`super::Logs::follow`] has it, the file that was written to
 /// longest ago first.
 ///
 /// # Errors
-/// When there are no descriptors or threads left, when too many search already, or when a file does not tell when its
+/// When there are no descriptors or threads left, when this user has too many under way, or when a file does not tell when its
 /// lines were written and that is asked.
-pub fn search(mut archives: Vec<Archive>, search: Search) -> io::Result<OwnedFd> {
+pub fn search(reader: Uid, mut archives: Vec<Archive>, search: Search) -> io::Result<OwnedFd> {
     for archive in archives.iter_mut().filter(|archive| search.is_timed() && !archive.tells_time()) {
         if !archive.journal {
             let name = &archive.app_name;
@@ -201,14 +218,14 @@ pub fn search(mut archives: Vec<Archive>, search: Search) -> io::Result<OwnedFd>
         }
         archive.shelves.clear();
     }
-    let permit = Permit::take()?;
-    let (reader, writer) = pipe::with_nonblocking_writer()?;
+    let permit = Permit::take(reader)?;
+    let (end, writer) = pipe::with_nonblocking_writer()?;
     let out = Out { pipe: writer.into() };
     std::thread::Builder::new().name("logs-search".to_owned()).spawn(move || {
         let _permit = permit;
         run(&archives, &search, out);
     })?;
-    Ok(reader)
+    Ok(end)
 }
 
 fn run(archives: &[Archive], search: &Search, mut out: Out) {
@@ -515,7 +532,7 @@ mod tests {
         let (process, memory) = (ProcessId(0), Vec::new());
         let archive = Archive { process, app_name: "api".to_owned(), uid: 0, form, shelves, journal: false, memory };
         let mut text = String::new();
-        File::from(super::search(vec![archive], search).unwrap()).read_to_string(&mut text).unwrap();
+        File::from(super::search(Uid(0), vec![archive], search).unwrap()).read_to_string(&mut text).unwrap();
         let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         records.map(|record| record["message"].as_str().unwrap().to_owned()).collect()
     }
@@ -558,6 +575,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_keeps_others_from_searching() {
+        // Numbers that no other test has.
+        let (mallory, alice) = (Uid(70_000), Uid(70_001));
+        let all: Vec<Permit> = (0..MAX_SEARCHES).map(|_| Permit::take(mallory).unwrap()).collect();
+        assert_eq!(Permit::take(mallory).unwrap_err().to_string(), "this user searches the logs 8 times just now");
+        assert!(Permit::take(alice).is_ok());
+        drop(all);
+        assert!(Permit::take(mallory).is_ok());
+        assert!(!searches().contains_key(&mallory));
+    }
+
+    #[test]
     fn a_file_that_tells_no_time_is_not_searched_by_time() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place { path: dir.path().join("api.log"), owner: Identity::own().unwrap(), ours: false };
@@ -570,7 +599,7 @@ mod tests {
             journal: false,
             memory: Vec::new(),
         };
-        let refused = search(vec![archive], Search { since: Some(0), ..Search::last(1) }).unwrap_err();
+        let refused = search(Uid(0), vec![archive], Search { since: Some(0), ..Search::last(1) }).unwrap_err();
         assert!(refused.to_string().starts_with("the log files of `api` do not tell when"), "{refused}");
     }
 }

@@ -17,6 +17,7 @@ const MAX_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub struct LastLines {
     wanted: usize,
+    bytes: usize,
     groups: Vec<(SystemTime, Vec<u8>)>,
 }
 
@@ -24,7 +25,7 @@ impl LastLines {
     /// So many of each file.
     #[must_use]
     pub fn new(wanted: u32) -> LastLines {
-        LastLines { wanted: usize::try_from(wanted).unwrap_or(usize::MAX), groups: Vec::new() }
+        LastLines { wanted: usize::try_from(wanted).unwrap_or(usize::MAX), bytes: 0, groups: Vec::new() }
     }
 
     /// Adds those of a file. One that cannot be read has none.
@@ -35,6 +36,17 @@ impl LastLines {
             let (timestamp, text) = clock.read(line);
             append_record(&mut records, origin, timestamp, &text);
         }
+        self.add(modified, records);
+    }
+
+    /// Whether what files that were written to longer ago have would not be told any more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes > MAX_BYTES
+    }
+
+    fn add(&mut self, modified: SystemTime, records: Vec<u8>) {
+        self.bytes += records.len();
         self.groups.push((modified, records));
     }
 
@@ -47,7 +59,7 @@ impl LastLines {
         for line in &lines {
             append_record(&mut records, Origin { err: line.err, ..origin }, line.timestamp, &line.text);
         }
-        self.groups.push((modified, records));
+        self.add(modified, records);
     }
 
     /// Appends them all, those of the file that was written to longest ago first.

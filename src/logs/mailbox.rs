@@ -9,12 +9,14 @@ use tokio::sync::oneshot;
 
 use super::history::Archive;
 use super::{Counters, Known, Source, Whose};
-use crate::core::{ProcessId, WorkerId};
+use crate::core::{ProcessId, Uid, WorkerId};
 use crate::sys::pipe;
 
 /// What a follower asks for.
 #[derive(Debug)]
 pub struct FollowRequest {
+    /// Who reads.
+    pub reader: Uid,
     /// Whose lines.
     pub whose: Whose,
     /// So many last lines of each file first.

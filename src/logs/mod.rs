@@ -273,9 +273,9 @@ impl Logs {
     /// them and what follows.
     ///
     /// # Errors
-    /// When there are no descriptors left or the log path is dead.
-    pub async fn follow(&self, whose: Whose, lines: u32, out: bool, err: bool) -> io::Result<OwnedFd> {
-        let request = FollowRequest { whose, lines, out, err };
+    /// When there are no descriptors left, `reader` has too much that they do not read, or the log path is dead.
+    pub async fn follow(&self, reader: Uid, whose: Whose, lines: u32, out: bool, err: bool) -> io::Result<OwnedFd> {
+        let request = FollowRequest { reader, whose, lines, out, err };
         let answer = self.ask(|reply| Command::Follow(request, reply)).await;
         answer.unwrap_or_else(|| Err(io::Error::other("the log path is not running")))
     }
@@ -284,11 +284,11 @@ impl Logs {
     /// as [`Logs::follow`] has it.
     ///
     /// # Errors
-    /// When there are no descriptors or threads left, too many search already, or the files do not tell the time that
+    /// When there are no descriptors or threads left, `reader` searches too often already, or the files do not tell the time that
     /// is asked for.
-    pub async fn search(&self, whose: Whose, search: Search) -> io::Result<OwnedFd> {
+    pub async fn search(&self, reader: Uid, whose: Whose, search: Search) -> io::Result<OwnedFd> {
         let archives = self.ask(|reply| Command::Archives(whose, reply)).await.unwrap_or_default();
-        history::search(archives, search)
+        history::search(reader, archives, search)
     }
 
     /// The last lines of one stream of a process, the oldest first, of those that its newest worker wrote.

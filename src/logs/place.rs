@@ -6,7 +6,7 @@ use std::fs::{DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use jiff::Zoned;
 
@@ -45,6 +45,12 @@ impl Place {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.with_rights(|path| Ok(std::fs::metadata(path)?.len())).unwrap_or(0)
+    }
+
+    /// When it was last written to; `None` when it is not there or its owner may not know.
+    #[must_use]
+    pub fn modified(&self) -> Option<SystemTime> {
+        self.with_rights(|path| std::fs::metadata(path)?.modified()).ok()
     }
 
     /// Opens it for appending; creates it, and its folder, when it is not there.
