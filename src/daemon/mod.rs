@@ -232,7 +232,8 @@ impl Daemon {
         let fleet = if self.forget { Fleet::default() } else { self.fleet.clone() };
         let saved = persist::Saved::new(self.boot_id.clone(), fleet, self.workers.saved(), self.jobs.last());
         let reported = self.reported.iter().map(|(id, all)| (*id, all.clone())).collect();
-        let lost_lines = self.losses.iter().map(|(id, loss)| (*id, loss.lines)).collect();
+        let lost = self.losses.iter().filter(|(_, loss)| loss.lines > 0);
+        let lost_lines = lost.map(|(id, loss)| (*id, loss.lines)).collect();
         let jobs = self.jobs.all().cloned().collect();
         persist::Saved { reported, jobs, lost_lines, scheduled: self.restart_triggers.scheduled(), ..saved }
     }

@@ -108,6 +108,7 @@ impl Daemon {
     pub(super) fn on_log_event(&mut self, event: LogEvent) {
         match event {
             LogEvent::Dropped { process, lines, reason } => self.on_dropped(process, lines, reason),
+            LogEvent::Waiting { process, reason } => self.on_waiting(process, reason),
             LogEvent::Recovered { process, lines } => self.on_recovered(process, lines),
             LogEvent::Suppressed { unit, lines } => self.on_suppressed(&unit, lines),
         }
@@ -136,6 +137,20 @@ impl Daemon {
         loss.reason = Some(reason);
     }
 
+    fn on_waiting(&mut self, process: ProcessId, reason: String) {
+        let app = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)).map(App::name);
+        let name = app.unwrap_or_default();
+        about!(
+            warn,
+            message_ids::LINES_WAIT,
+            app,
+            process.0,
+            reason,
+            "App [{name}:{process}] log lines cannot be written and wait"
+        );
+        self.losses.entry(process).or_default().reason = Some(reason);
+    }
+
     fn on_recovered(&mut self, process: ProcessId, lines: u64) {
         let app = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)).map(App::name);
         let name = app.unwrap_or_default();
@@ -147,8 +162,9 @@ impl Daemon {
             lines,
             "App [{name}:{process}] log lines are kept again"
         );
-        if let Some(loss) = self.losses.get_mut(&process) {
-            *loss = Loss { lines: loss.lines, ..Loss::default() };
+        match self.losses.get_mut(&process) {
+            Some(loss) if loss.lines > 0 => *loss = Loss { lines: loss.lines, ..Loss::default() },
+            _ => drop(self.losses.remove(&process)),
         }
     }
 

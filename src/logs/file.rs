@@ -111,6 +111,12 @@ impl LogFile {
         error.map(ToString::to_string)
     }
 
+    /// What keeps it from being written.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.fault.as_ref().map(|fault| fault.error.to_string())
+    }
+
     /// Whether nothing keeps it from being written.
     #[must_use]
     pub fn is_well(&self) -> bool {

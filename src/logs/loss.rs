@@ -45,6 +45,8 @@ struct Account {
     unreported: u64,
     /// Lines lost since it was last well.
     episode: u64,
+    /// It was told that lines wait.
+    waits: bool,
     reason: String,
     reported: Option<Instant>,
 }
@@ -80,12 +82,26 @@ impl Losses {
         }
     }
 
+    /// What this process writes cannot be kept just now, but waits: told once, for it may take long until so much waits that
+    /// something is lost.
+    pub fn waits(&mut self, process: ProcessId, reason: &str) {
+        let account = self.accounts.entry(process).or_default();
+        if account.episode == 0 && !account.waits {
+            let reason = reason.to_owned();
+            account.waits = self.events.try_send(LogEvent::Waiting { process, reason }).is_ok();
+        }
+    }
+
     /// What this process writes is kept again.
     pub fn recovered(&mut self, process: ProcessId, now: Instant) {
-        let Some(account) = self.accounts.get_mut(&process).filter(|account| account.episode > 0) else { return };
+        let Some(account) = self.accounts.get_mut(&process).filter(|account| account.episode > 0 || account.waits)
+        else {
+            return;
+        };
         report(&self.events, process, account, now);
         let lines = std::mem::take(&mut account.episode);
         account.reported = None;
+        account.waits = false;
         account.reason.clear();
         // Full means that nobody reads; the counters tell all the same.
         drop(self.events.try_send(LogEvent::Recovered { process, lines }));

@@ -56,6 +56,8 @@ pub const SUPPRESSED: &str = "d730c04388d6424c9f73a78775b1984c";
 pub const HUNG: &str = "8fc20800443646fab416e8f09b6eb12c";
 /// It turns again. With `PM2RS_APP`, `PM2RS_PROCESS`.
 pub const RESPONSIVE: &str = "2f663b7b45174cc988a6315dd38f1d68";
+/// Log lines of a process can be put nowhere yet and wait. With `PM2RS_APP`, `PM2RS_PROCESS`.
+pub const LINES_WAIT: &str = "032712da1d47420581b7c0282e656e53";
 /// A worker's channel was closed because of what came through it. With `PM2RS_APP`, `PM2RS_PROCESS`.
 pub const MISBEHAVED: &str = "cbb37cfb89ca4e399a831745a48efe75";
 
@@ -99,6 +101,7 @@ const ALL: &[(&str, &str)] = &[
     (MEMORY_LIMIT, "memory limit"),
     (RESPONSIVE, "responsive"),
     (HUNG, "hung"),
+    (LINES_WAIT, "lines wait"),
     (MISBEHAVED, "misbehaved"),
     (WORKER_STARTING, "worker starting"),
     (ONLINE, "online"),

@@ -136,6 +136,13 @@ pub enum LogEvent {
         /// Why, for people.
         reason: String,
     },
+    /// Lines of a process can be put nowhere at the moment, and wait.
+    Waiting {
+        /// Whose.
+        process: ProcessId,
+        /// Why, for people.
+        reason: String,
+    },
     /// What the process writes is kept again.
     Recovered {
         /// Whose lines.

@@ -69,7 +69,7 @@ impl Outlet {
     }
 }
 
-/// A file and who lost lines by it.
+/// A file and whose lines wait for it or were lost by it.
 #[derive(Debug)]
 struct Shelf {
     file: LogFile,
@@ -387,7 +387,12 @@ impl Sinks {
             if !shelf.victims.contains(&outlet.process) {
                 shelf.victims.push(outlet.process);
             }
-        } else if !shelf.victims.is_empty() && shelf.file.is_well() {
+        } else if !shelf.file.is_well() {
+            // What it wrote waits; if that goes on, somebody should know.
+            if !shelf.victims.contains(&outlet.process) {
+                shelf.victims.push(outlet.process);
+            }
+        } else {
             for process in shelf.victims.drain(..) {
                 self.losses.recovered(process, now);
             }
@@ -424,6 +429,10 @@ impl Sinks {
         for shelf in self.files.iter_mut().flatten() {
             if shelf.file.wakes_at(now).is_some_and(|at| at <= now) {
                 shelf.file.wake(now);
+                // Tried again, and in vain.
+                if let Some(reason) = shelf.file.fault() {
+                    shelf.victims.iter().for_each(|process| self.losses.waits(*process, &reason));
+                }
             }
             if !shelf.victims.is_empty() && shelf.file.is_well() {
                 for process in shelf.victims.drain(..) {
