@@ -16,7 +16,9 @@ fn run(script: &str) {
     let (bin, apps, home) = (place.path().join("bin"), place.path().join("apps"), place.path().join("home"));
     fs::create_dir(&bin).unwrap();
     fs::create_dir(&apps).unwrap();
-    symlink(env!("CARGO_BIN_EXE_pm2rs"), bin.join("pm2")).unwrap();
+    for name in ["pm2", "pm2-runtime"] {
+        symlink(env!("CARGO_BIN_EXE_pm2rs"), bin.join(name)).unwrap();
+    }
     for app in fs::read_dir(corpus.join("apps")).unwrap() {
         let app = app.unwrap();
         fs::copy(app.path(), apps.join(app.file_name())).unwrap();
@@ -49,6 +51,11 @@ fn a_script() {
 #[test]
 fn a_file() {
     run("file.sh");
+}
+
+#[test]
+fn in_the_foreground() {
+    run("foreground.sh");
 }
 
 #[test]

@@ -149,6 +149,21 @@ pub struct StartArgs {
     /// Scripts, configuration files, names, ids, namespaces, `all`, or `-` for JSON on standard input
     #[arg(value_name = "TARGET")]
     pub targets: Vec<String>,
+    /// With `--no-daemon`: the lines alone, no list, and an end when nothing runs any more
+    #[arg(long, hide = true)]
+    pub runtime: bool,
+    /// With `--no-daemon`: the lines alone
+    #[arg(long, hide = true)]
+    pub raw: bool,
+    /// With `--no-daemon`: key=value pairs
+    #[arg(long, hide = true)]
+    pub format: bool,
+    /// With `--runtime`: lines with their processes
+    #[arg(long, hide = true)]
+    pub formatted: bool,
+    /// With `--runtime`: no end when nothing runs any more
+    #[arg(long, hide = true)]
+    pub no_auto_exit: bool,
 }
 
 /// Arguments of what acts on processes.

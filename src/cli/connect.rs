@@ -99,13 +99,13 @@ impl Choice {
         }
     }
 
-    /// A connection to the daemon; a private one is started where none serves.
+    /// A connection to the daemon; a private one is started where none serves. Whether it was started is the second part.
     ///
     /// # Errors
     /// When there is none and none can be started.
-    pub async fn connect(&self, console: &Console) -> Result<Client, Failure> {
+    pub async fn connect(&self, console: &Console) -> Result<(Client, bool), Failure> {
         if let Some(client) = self.find().await? {
-            return Ok(client);
+            return Ok((client, false));
         }
         match self.place {
             Place::System => Err(Failure::error("the system service does not run: systemctl start pm2rs")),
@@ -183,7 +183,7 @@ impl Choice {
         bus.is_running().await.then_some(bus)
     }
 
-    async fn start(&self, console: &Console) -> Result<Client, Failure> {
+    async fn start(&self, console: &Console) -> Result<(Client, bool), Failure> {
         // Its apps go on, and whoever calls this program by PM2's name takes them for lost.
         if let Ok(Some(pm2)) = Pm2Daemon::of(&self.home) {
             let (pid, home) = (pm2.pid(), self.home.display());
@@ -192,17 +192,17 @@ impl Choice {
             ));
         }
         console.notice(format!("[PM2] Spawning PM2 daemon with pm2_home={}", self.home.display()));
-        let client = match self.spawn().await {
-            Ok(()) => private(&self.private_socket()).await?,
+        let (client, started) = match self.spawn().await {
+            Ok(()) => (private(&self.private_socket()).await?, true),
             // Another command may have been quicker: its daemon keeps ours from starting, and is as good.
             Err(failure) => {
                 let other = tokio::time::timeout(RIVAL_DEADLINE, self.back()).await;
-                Some(other.map_err(|_| failure)??)
+                (Some(other.map_err(|_| failure)??), false)
             }
         };
         let client = client.ok_or_else(|| Failure::error("the daemon has started and does not answer"))?;
         console.notice("[PM2] PM2 Successfully daemonized");
-        Ok(client)
+        Ok((client, started))
     }
 
     /// Starts a daemon and waits until it takes commands.

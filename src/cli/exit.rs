@@ -13,6 +13,8 @@ pub enum Exit {
     Success = 0,
     /// Anything that went wrong, wrong input included.
     Failure = 1,
+    /// Nothing that `pm2-runtime` started runs any more.
+    NothingRuns = 2,
 }
 
 impl From<Exit> for ExitCode {
@@ -21,7 +23,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command failed. All of them exit with [`Exit::Failure`]; they differ in how they are said.
+/// Why a command failed. All but one exit with [`Exit::Failure`]; they differ in how they are said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The command line makes no sense; said as PM2's parser says it.
@@ -39,6 +41,9 @@ pub enum Failure {
     /// Everything has been said already.
     #[error("failed")]
     Said,
+    /// `pm2-runtime` has nothing left to wait for; exits with [`Exit::NothingRuns`].
+    #[error("no app runs any more")]
+    NothingRuns,
 }
 
 impl Failure {
@@ -60,6 +65,10 @@ impl Failure {
             }
             Failure::Warning(message) => console.warn_aside(message),
             Failure::Said => {}
+            Failure::NothingRuns => {
+                console.error(self.to_string());
+                return Exit::NothingRuns;
+            }
         }
         Exit::Failure
     }

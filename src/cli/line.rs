@@ -111,6 +111,19 @@ pub fn read(words: &[String]) -> Result<Typed, Failure> {
     Ok(Typed::Command(Box::new((command, options))))
 }
 
+/// What `pm2-runtime` is called with, as words of ours: it has but one command, whose name may be left out.
+pub fn of_container(mut words: Vec<String>) -> Vec<String> {
+    let own = words.split(|word| word == "--").next().unwrap_or_default();
+    if own.iter().any(|word| matches!(word.as_str(), "-v" | "-V" | "--version")) {
+        return words;
+    }
+    let grammar = Grammar::command();
+    let is_said = Table::of(&grammar).find_command(own, &grammar).is_some_and(|at| own[at] == "start");
+    let added = if is_said { ["--no-daemon", "--runtime"].as_slice() } else { &["start", "--no-daemon", "--runtime"] };
+    words.splice(..0, added.iter().map(|&word| word.to_owned()));
+    words
+}
+
 /// A command as it is parsed and explained: with the options that all of them accept.
 pub fn prepared(command: clap::Command) -> clap::Command {
     // Adding options brings along what documents them as a whole, which is not what the command is about.

@@ -24,7 +24,8 @@ mod session;
 mod unsupported;
 mod when;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -44,9 +45,12 @@ use crate::daemon::{DaemonOptions, Mode, check_keeper, check_state, end_leftover
 #[must_use]
 pub fn main() -> ExitCode {
     let mut words = std::env::args_os();
-    let as_pm2 = words.next().is_some_and(|program| Path::new(&program).file_name().is_some_and(|name| name == "pm2"));
+    let program = words.next().unwrap_or_default();
+    let called = Path::new(&program).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let in_container = matches!(called, "pm2-runtime" | "pm2-docker");
+    let as_pm2 = in_container || called == "pm2";
     let words: Result<Vec<String>, _> = words.map(|word| word.into_string()).collect();
-    let typed = match words {
+    let typed = match words.map(|words| if in_container { line::of_container(words) } else { words }) {
         Ok(words) => line::read(&words).map(|typed| (typed, words)),
         Err(word) => Err(Failure::Usage(format!("`{}' is not UTF-8", word.display()))),
     };
@@ -102,7 +106,8 @@ fn perform((command, options): (Command, Options), words: Vec<String>, as_pm2: b
     if let Command::Daemon(args) = &command {
         return run_daemon(args, choice, &console);
     }
-    let session = Session { console, options, choice, words, successor: RefCell::default() };
+    let session =
+        Session { console, options, choice, words, successor: RefCell::default(), started_daemon: Cell::default() };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::error(format!("cannot wait for anything: {error}")).tell(&console),

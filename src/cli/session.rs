@@ -1,6 +1,6 @@
 //! What a command has at hand while it runs: the console, the options, the way to the daemon.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -40,6 +40,8 @@ pub struct Session {
     pub words: Vec<String>,
     /// The daemon that has taken the place of the one the command began with.
     pub successor: RefCell<Option<Client>>,
+    /// Whether this command has started the daemon.
+    pub started_daemon: Cell<bool>,
 }
 
 impl Session {
@@ -48,7 +50,9 @@ impl Session {
     /// # Errors
     /// When there is no way to it.
     pub async fn daemon(&self) -> Result<Client, Failure> {
-        self.choice.connect(&self.console).await
+        let (client, started) = self.choice.connect(&self.console).await?;
+        self.started_daemon.set(started || self.started_daemon.get());
+        Ok(client)
     }
 
     /// The circumstances of the call, for `config`.
@@ -280,6 +284,7 @@ mod tests {
             choice,
             words: Vec::new(),
             successor: RefCell::default(),
+            started_daemon: Cell::default(),
         }
     }
 

@@ -32,7 +32,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("create", "use `npm init`, then `pm2rs init`"),
     ("autoinstall", "there is nothing to install"),
     ("deepUpdate", "upgrade the package, then `pm2rs update`"),
-    ("logrotate", "logs rotate by themselves; see the `rotate` keys of the configuration"),
+    ("logrotate", "logs rotate by themselves; see the key `log_rotate` of the configuration"),
     ("monit", "use `watch pm2rs list` and `pm2rs logs`"),
     ("dashboard", "use `watch pm2rs list` and `pm2rs logs`"),
     ("dash", "use `watch pm2rs list` and `pm2rs logs`"),

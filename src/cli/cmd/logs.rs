@@ -1,5 +1,6 @@
 //! `logs`: what was written and what is being written.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use jiff::Zoned;
@@ -12,7 +13,7 @@ use super::lifetime;
 use super::log_files::daemon_tail;
 use super::targets::not_found;
 use crate::api::{self, Client, LogsDict};
-use crate::cli::args::LogsArgs;
+use crate::cli::args::{LogsArgs, StartArgs};
 use crate::cli::console::Paint;
 use crate::cli::exit::Failure;
 use crate::cli::records::{Record, Records, Shown};
@@ -25,6 +26,8 @@ use crate::cli::when;
 const LINES: u32 = 15;
 /// How long a daemon that went away may take to come back.
 const COMEBACK: Duration = Duration::from_secs(5);
+/// How long nothing may run before `pm2-runtime` ends: as long as PM2's, within which a restart by hand is safe.
+const GRACE: Duration = Duration::from_secs(8);
 /// Last lines of each file in which those are looked for that came while there was no daemon.
 const CATCH_UP: u32 = 10_000;
 /// Width before the bar where it is not fitted to the names.
@@ -75,7 +78,8 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
     if ends {
         return Ok(());
     }
-    view.stream(client).await
+    let records = view.follow(&client).await?;
+    view.stream(client, records).await
 }
 
 /// Shows what the targets print from now on, as `--attach` does.
@@ -85,23 +89,93 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
 pub async fn follow(session: &Session, client: &Client, followed: &[String]) -> Result<(), Failure> {
     let rows = session.rows(client).await?;
     let mut view = View { targets: followed.to_vec(), ..View::new(session, rows) };
-    view.stream(client.clone()).await
+    let records = view.follow(client).await?;
+    view.stream(client.clone(), records).await
 }
 
-/// Shows what everything prints until this command is told to end, then ends everything: `--no-daemon`.
+/// `--no-daemon`: brings apps up, and shows what everything prints from the first line on until this command is told to
+/// end. It ends what it has started: a daemon that was there before goes on, and with it everybody's apps.
 ///
 /// # Errors
-/// When the daemon goes away.
-pub async fn until_interrupted(session: &Session, client: &Client) -> Result<(), Failure> {
+/// When the daemon goes away, and when `up` fails and nothing runs.
+pub async fn foreground(
+    session: &Session,
+    args: Option<&StartArgs>,
+    up: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
     let cannot = |error: std::io::Error| Failure::error(format!("cannot wait for signals: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let client = session.daemon().await?;
+    let rows = session.rows(&client).await?;
+    let (ending, gone) = (Cell::new(false), Cell::new(false));
+    let mut view = View { ending: Some(&ending), ..View::new(session, rows) };
+    view.look.form = match args {
+        _ if session.options.json => Form::Json,
+        Some(args) if args.format => Form::Pairs,
+        Some(args) if args.raw || args.runtime && !args.formatted => Form::Raw,
+        _ => Form::Prefixed,
+    };
+    let records = view.follow(&client).await?;
+    let work = async {
+        let brought = async {
+            if let Err(failure) = up.await {
+                // As with PM2, a container serves with what of its apps there is.
+                if !session.started_daemon.get() || session.rows(&client).await?.is_empty() {
+                    return Err(failure);
+                }
+                failure.tell(&session.console);
+            }
+            if args.is_some_and(|args| args.runtime && !args.no_auto_exit) {
+                nothing_runs(session, &client).await?;
+                return Err(Failure::NothingRuns);
+            }
+            std::future::pending().await
+        };
+        let outcome = tokio::select! {
+            failed = brought => failed,
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+        };
+        ending.set(true);
+        if session.started_daemon.get() {
+            lifetime::kill(session).await?;
+            gone.set(true);
+        }
+        outcome
+    };
+    let shown = view.stream(client.clone(), records);
+    tokio::pin!(work, shown);
     tokio::select! {
-        ended = follow(session, client, &[]) => return ended,
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        ended = &mut shown => if ending.get() { work.await } else { ended },
+        done = &mut work => {
+            // With the daemon the last lines end; one that goes on has more for as long as apps have.
+            if gone.get() {
+                shown.await?;
+            }
+            done
+        }
     }
-    lifetime::kill(session).await
+}
+
+/// Waits until no process runs nor will by itself, and stays so for a while: PM2's `pm2-runtime` gives up then.
+async fn nothing_runs(session: &Session, client: &Client) -> Result<(), Failure> {
+    let mut client = client.clone();
+    loop {
+        let mut events = client.manager().receive_process_event().await.map_err(api::Error::from)?;
+        client.hear_signals().await?;
+        loop {
+            let halted = |row: &Row| matches!(row.status.as_str(), "stopped" | "errored");
+            let nothing = session.rows(&client).await?.iter().all(halted);
+            tokio::select! {
+                event = events.next() => if event.is_none() { break },
+                () = tokio::time::sleep(GRACE), if nothing => return Ok(()),
+            }
+        }
+        // That it does not come back is for whoever shows its lines to find out.
+        let Some(next) = session.choice.again(COMEBACK).await else { std::future::pending().await };
+        client = next;
+    }
 }
 
 /// PM2's look without options.
@@ -179,13 +253,25 @@ struct View<'a> {
     /// Of the column of names before the bar, in characters: grows as PM2's does.
     width: usize,
     shown: Shown,
+    /// Set when the daemon's end is the end.
+    ending: Option<&'a Cell<bool>>,
 }
 
 impl<'a> View<'a> {
     /// Of everything, without options.
     fn new(session: &'a Session, rows: Vec<Row>) -> View<'a> {
         let (look, filter, targets) = (plain(session), Filter::default(), Vec::new());
-        View { session, rows, targets, look, streams: "all", filter, width: LEAST_WIDTH, shown: Shown::default() }
+        View {
+            session,
+            rows,
+            targets,
+            look,
+            streams: "all",
+            filter,
+            width: LEAST_WIDTH,
+            shown: Shown::default(),
+            ending: None,
+        }
     }
 
     async fn open(&self, client: &Client, options: LogsDict) -> Result<Records, Failure> {
@@ -275,11 +361,18 @@ impl<'a> View<'a> {
         console.say("");
     }
 
-    /// What comes, until the daemon ends for good.
-    async fn stream(&mut self, mut client: Client) -> Result<(), Failure> {
-        let mut records = self.open(&client, LogsDict { lines: 0, follow: true, ..LogsDict::default() }).await?;
+    /// What comes from now on.
+    async fn follow(&self, client: &Client) -> Result<Records, Failure> {
+        self.open(client, LogsDict { lines: 0, follow: true, ..LogsDict::default() }).await
+    }
+
+    /// Shows what comes, until the daemon ends for good.
+    async fn stream(&mut self, mut client: Client, mut records: Records) -> Result<(), Failure> {
         loop {
             self.show(&client, &mut records).await?;
+            if self.ending.is_some_and(Cell::get) {
+                return Ok(());
+            }
             // Apps outlive their daemon, and so does who follows them.
             let Some(next) = self.session.choice.again(COMEBACK).await else { return Ok(()) };
             client = next;

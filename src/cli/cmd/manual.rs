@@ -44,6 +44,8 @@ Keep
 /// What the page of `pm2rs` ends with, in roff.
 const FOR_PM2_USERS: &str = r#".SH "FOR USERS OF PM2"
 Called through a link named \fBpm2\fR, this program keeps its files where PM2 does: in \fBPM2_HOME\fR, or ~/.pm2.
+Through one named \fBpm2-runtime\fR it is a container's command: it starts what it is given, shows what that prints
+and ends with it.
 Absolute paths in the variables \fBPM2_LOG_FILE_PATH\fR, \fBPM2_PID_FILE_PATH\fR, \fBPM2_DUMP_FILE_PATH\fR,
 \fBPM2_DEFAULT_LOG_PATH\fR, \fBPM2_DEFAULT_PID_PATH\fR and \fBPM2_MODULE_CONF_FILE\fR move single files and folders
 of a private daemon out of it; the daemon reads them when it starts.

@@ -30,8 +30,23 @@ use control::Verb;
 /// # Errors
 /// Why it could not be done.
 pub async fn run(session: &Session, command: &Command) -> Result<(), Failure> {
+    let work = perform(session, command);
     match command {
-        Command::Start(args) => start::start(session, &args.targets).await,
+        _ if !session.options.no_daemon => work.await,
+        Command::Start(args) => logs::foreground(session, Some(args), work).await,
+        Command::Restart(_)
+        | Command::StartOrRestart(_)
+        | Command::StartOrReload(_)
+        | Command::StartOrGracefulReload(_)
+        | Command::Serve(_)
+        | Command::Resurrect => logs::foreground(session, None, work).await,
+        _ => work.await,
+    }
+}
+
+async fn perform(session: &Session, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Start(args) => start::start(session, args).await,
         Command::Stop(args) => control::act(session, Verb::Stop, &args.targets).await,
         Command::Restart(args) => control::act(session, Verb::Restart, &args.targets).await,
         Command::Reload(args) => control::act(session, Verb::Reload, &args.targets).await,

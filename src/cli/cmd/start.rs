@@ -8,6 +8,7 @@ use super::control::{self, Verb};
 use super::targets::Selection;
 use super::{file, logs};
 use crate::api::{self, Client, StartDict};
+use crate::cli::args::StartArgs;
 use crate::cli::exit::Failure;
 use crate::cli::render::row::Row;
 use crate::cli::session::Session;
@@ -21,9 +22,9 @@ const DEFAULT_FILE: &str = "ecosystem.config.js";
 ///
 /// # Errors
 /// When a target cannot be started; those after it are not tried then.
-pub async fn start(session: &Session, targets: &[String]) -> Result<(), Failure> {
+pub async fn start(session: &Session, args: &StartArgs) -> Result<(), Failure> {
     let default = [DEFAULT_FILE.to_owned()];
-    let targets = if targets.is_empty() { &default } else { targets };
+    let targets = if args.targets.is_empty() { default.as_slice() } else { &args.targets };
     let mut started = Vec::new();
     let mut client = None;
     for target in targets {
@@ -34,11 +35,10 @@ pub async fn start(session: &Session, targets: &[String]) -> Result<(), Failure>
         }
     }
     let Some(client) = client else { return Ok(()) };
-    session.show_list(&client).await?;
-    if session.options.no_daemon {
-        return logs::until_interrupted(session, &client).await;
+    if !args.runtime {
+        session.show_list(&client).await?;
     }
-    if session.options.attach_logs {
+    if session.options.attach_logs && !session.options.no_daemon {
         return logs::follow(session, &client, &started).await;
     }
     Ok(())
@@ -109,14 +109,16 @@ fn resolve(session: &Session, target: &str) -> Result<Resolved, Failure> {
     Ok(config::resolve_script(target, args, &session.options.overrides(), &session.caller())?)
 }
 
-/// The same script under the same name: an error while it runs, a restart of all of that name when none does.
+/// The same script under the same name: an error while it runs, a restart of all of that name when none does, or when a
+/// daemon that had to be started for this has taken it up again, as after a crash of the machine or its container.
 async fn restart_stopped(session: &Session, client: &Client, rows: &[Row], spec: &AppSpec) -> Result<bool, Failure> {
     let same = |row: &&Row| row.name == spec.name && Path::new(&row.script) == spec.script;
     let same: Vec<&Row> = rows.iter().filter(same).collect();
     if same.is_empty() {
         return Ok(false);
     }
-    if same.iter().any(|row| !matches!(row.status.as_str(), "stopped" | "stopping" | "errored")) {
+    let runs = |row: &&Row| !matches!(row.status.as_str(), "stopped" | "stopping" | "errored");
+    if !session.started_daemon.get() && same.iter().any(runs) {
         return Err(api::Error::AlreadyLaunched(spec.script.display().to_string()).into());
     }
     let named = rows.iter().filter(|row| row.name == spec.name);
