@@ -3,6 +3,7 @@
 //! Owns what is asked of org.freedesktop.systemd1, of the system's manager or a user's, whichever the connection leads
 //! to. Must never wait for it without a deadline.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use zbus::export::ordered_stream::OrderedStreamExt;
@@ -10,6 +11,10 @@ use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedObjectPath, Variant};
 
 use super::cgroup::{Cgroup, ResourceLimits};
+
+/// After so long without an answer a start waits for the stop of the service that the scope is ordered to
+/// (systemd.unit(5): a stop comes before a start), which waits for the daemon, and it for the scope.
+const HELD_BACK: Duration = Duration::from_millis(300);
 
 /// A scope to be.
 #[derive(Debug, Clone)]
@@ -91,6 +96,8 @@ trait Manager {
         aux: &[(&str, &[(&str, Variant<'_>)])],
     ) -> zbus::Result<OwnedObjectPath>;
 
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
 
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
@@ -131,7 +138,21 @@ async fn start_job(connection: &Connection, order: &ScopeOrder<'_>) -> zbus::Res
     // also without a subscription.
     let mut removed = manager.receive_job_removed_with_args(&[(2, order.unit)]).await?;
     let job = manager.start_transient_unit(order.unit, "fail", &properties(order), &[]).await?;
-    while let Some(signal) = removed.next().await {
+    let mut held_back = pin!(tokio::time::sleep(HELD_BACK));
+    let mut waits = order.stopped_after.is_some();
+    loop {
+        let signal = tokio::select! {
+            signal = removed.next() => signal,
+            () = &mut held_back, if waits => {
+                waits = false;
+                // This takes the job that waits and has it run now. That it may be over by now is no error of ours.
+                if let Err(error) = manager.start_unit(order.unit, "ignore-dependencies").await {
+                    tracing::debug!(%error, unit = order.unit, "cannot hurry a unit on");
+                }
+                continue;
+            }
+        };
+        let Some(signal) = signal else { break };
         let ended = signal.args()?;
         if ended.job == job {
             return Ok(ended.result);

@@ -189,6 +189,22 @@ test_a_restart_of_the_service_keeps_workers() {
     contains "$(inside journalctl -u pm2rs)" "the service is being restarted; workers run on"
 }
 
+test_a_restart_does_not_wait_for_workers_that_are_being_started() {
+    local each
+    # Apps that end all the time: at any moment one of them is being started.
+    for each in 1 2 3 4 5 6; do
+        as alice pm2rs start "sleep 0.1" --name "hasty$each" --restart-delay 1 --max-restarts 1000000
+    done
+    for each in 1 2; do
+        eventually restarted hasty6 5
+        inside systemctl restart pm2rs
+    done
+    # A worker that cannot be put into its scope is in the daemon's own group, and ends with it.
+    lacks "$(inside journalctl -u pm2rs)" "cannot make a scope for the worker"
+    as alice pm2rs delete /hasty/
+}
+restarted() { processes | jq -e --arg name "$1" "any(.name == \$name and .pm2_env.restart_time >= $2)" >/dev/null; }
+
 test_a_daemon_that_hangs_is_not_missed() {
     local before main
     inside bash -c 'mkdir -p /run/systemd/system/pm2rs.service.d
