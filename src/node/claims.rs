@@ -21,8 +21,19 @@ impl Task {
         self.workers.values().any(|worker| worker.holds.contains_key(&listener))
     }
 
-    /// The app closed its server while it lives on: it does not want the address any more, and others may.
+    /// The app closed its server while it lives on: it does not want the address any more, and others may. Unless a worker
+    /// has only just begun: it may be about to ask for it, and connections wait for that.
     pub(super) fn close_if_abandoned(&mut self, id: ListenerId) {
+        let Some(listener) = self.listeners.all.get(&id) else { return };
+        let begins = |worker: &Worker| !worker.listened && !worker.ended && !worker.terminating;
+        let awaited = self.workers.values().any(|worker| listener.apps.contains(&worker.app) && begins(worker));
+        if awaited && !self.is_held(id) {
+            return self.arm(Due::Abandoned(id), SETTLED);
+        }
+        self.close_if_left(id);
+    }
+
+    fn close_if_left(&mut self, id: ListenerId) {
         let Some(listener) = self.listeners.all.get(&id) else { return };
         let has_left = |app: &AppId| {
             let mut own = self.workers.values().filter(|worker| worker.app == *app).peekable();
@@ -70,7 +81,7 @@ impl Task {
         let closed = |id: &ListenerId| self.awaits(&Due::Abandoned(*id));
         let closed: Vec<_> = self.listeners.of_app(app).map(|(id, _)| id).filter(closed).collect();
         for id in closed {
-            self.close_if_abandoned(id);
+            self.close_if_left(id);
         }
         self.listeners.of_app(app).count() >= most
     }

@@ -107,6 +107,7 @@ impl Task {
 
     fn announce(&mut self, id: WorkerId, address: String) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.listened = true;
         if worker.announced.len() >= ANNOUNCED || !worker.announced.insert(address.clone()) {
             return;
         }

@@ -153,6 +153,8 @@ struct SavedWorker {
     online: bool,
     holds: Vec<SavedHold>,
     announced: BTreeSet<String>,
+    #[serde(default)]
+    listened: bool,
     draining: Option<bool>,
     terminating: bool,
     /// Without the agent: a ping is under way.
@@ -300,6 +302,7 @@ impl Task {
             agent: saved.agent,
             online: saved.online,
             holds,
+            listened: saved.listened || !saved.announced.is_empty(),
             announced: saved.announced,
             unanswered: BTreeMap::new(),
             // Without the agent a ping must not overtake a handle, and one may be under way.
@@ -412,6 +415,7 @@ impl Task {
                 .map(|(id, hold)| SavedHold { listener: id.0, query: hold.query.clone(), listening: hold.listening })
                 .collect(),
             announced: worker.announced.clone(),
+            listened: worker.listened,
             draining: worker.draining.map(|drain| drain == Drain::Done),
             terminating: worker.terminating,
             pinged: worker.ping.is_some() && !worker.agent,

@@ -308,6 +308,7 @@ impl Task {
             online: false,
             holds: BTreeMap::new(),
             announced: BTreeSet::new(),
+            listened: false,
             unanswered: BTreeMap::new(),
             handles_out: 0,
             ping: None,

@@ -34,6 +34,8 @@ pub(super) struct Worker {
     pub holds: BTreeMap<ListenerId, Hold>,
     /// Addresses that were reported as listening.
     pub announced: BTreeSet<String>,
+    /// It has listened, if only for a while.
+    pub listened: bool,
     /// Connections that we sent and that it has not answered for, by our number.
     pub unanswered: BTreeMap<u64, Connection>,
     /// NODE_HANDLE messages that it has not answered for.

@@ -173,6 +173,24 @@ async fn udp_sockets_that_let_others_have_their_address_have_it_together() {
 }
 
 #[tokio::test]
+async fn a_closed_port_is_kept_for_a_worker_that_has_only_just_begun() {
+    let Some(node) = node(24) else { return };
+    let mut rig = Rig::new();
+    let (port, other) = (free_port(), free_port());
+    let slow = rig.spawn(&Plan::new(&node, "http.js").env("PORT", port).env("HELD", 1).row(1)).await;
+    rig.event(NodeEvent::Online { worker: slow }).await;
+    let any = json!({ "port": 0 });
+    let plan = Plan::new(&node, "errors.js");
+    outcomes(&mut rig, &plan, json!([{ "port": port, "close": true }, any])).await;
+    let mut waiting = Connection::tcp(port).await.unwrap();
+    // What another app closes later is given up when its time is over.
+    outcomes(&mut rig, &plan.app(1).row(2), json!([{ "port": other, "close": true }, any])).await;
+    until_free("::", other).await;
+    rig.primary.send(slow, json!("listen"));
+    waiting.get("/", false).await.unwrap();
+}
+
+#[tokio::test]
 async fn ports_of_a_row_that_is_removed_are_freed() {
     let Some(node) = node(24) else { return };
     let mut rig = Rig::new();
