@@ -17,6 +17,9 @@ use tokio::sync::mpsc::Receiver;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Whose the apps are.
+const OWNER: Uid = Uid(70_000);
+
 struct Rig {
     dir: tempfile::TempDir,
     logs: Logs,
@@ -70,7 +73,7 @@ impl Rig {
             process: ProcessId(process),
             app: AppId(1),
             app_name: spec.name.clone(),
-            app_owner: Uid(0),
+            app_owner: OWNER,
             namespace: "default".to_owned(),
             instance: 0,
             pid: 1000 + worker,
@@ -381,7 +384,9 @@ async fn a_file_that_was_removed_or_renamed_is_made_anew() {
     pipes.out(b"before\n");
     until(&path, |text| text == "before\n").await;
     fs::rename(&path, rig.path("moved")).unwrap();
-    rig.logs.reopen().await;
+    rig.logs.reopen(Some(Uid(OWNER.0 + 1))).await;
+    assert!(!path.exists(), "who does not own it has it opened");
+    rig.logs.reopen(Some(OWNER)).await;
     pipes.out(b"after\n");
     until(&path, |text| text == "after\n").await;
     assert_eq!(read(&rig.path("moved")), "before\n");
@@ -498,7 +503,7 @@ async fn a_file_that_became_read_only_costs_counted_lines_only() {
     pipes.out(b"before\n");
     until(&path, |text| text == "before\n").await;
     allow(&path, 0o444);
-    rig.logs.reopen().await;
+    rig.logs.reopen(None).await;
     let line = [b"x".repeat(99), b"\n".to_vec()].concat();
     (0..10_000).for_each(|_| pipes.out(&line));
     let LogEvent::Dropped { reason, .. } = rig.event().await else { panic!("expected a loss") };

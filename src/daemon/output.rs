@@ -69,10 +69,11 @@ impl Daemon {
         });
     }
 
-    pub(super) fn reopen_logs(&self, reply: Reply<()>) {
+    pub(super) fn reopen_logs(&self, caller: &Caller, reply: Reply<()>) {
         let logs = self.logs.clone();
+        let owner = if caller.controls(self.owner) { None } else { Some(caller.uid) };
         tokio::spawn(async move {
-            logs.reopen().await;
+            logs.reopen(owner).await;
             answer(reply, Ok(()));
         });
     }

@@ -56,7 +56,7 @@ impl Daemon {
             What::Spec(process, reply) => answer(reply, self.spec_text(caller, process)),
             What::OpenLogs(request, reply) => self.open_logs(caller, request, reply),
             What::FlushLogs(targets, reply) => self.flush_logs(caller, &targets, reply),
-            What::ReopenLogs(reply) => self.reopen_logs(reply),
+            What::ReopenLogs(reply) => self.reopen_logs(caller, reply),
             What::Save(force, reply) => answer(reply, self.save(caller, force)),
             What::ClearSaved(reply) => answer(reply, self.clear_saved(caller)),
             What::Resurrect(reply) => self.read_saved_list(caller.clone(), reply),

@@ -240,7 +240,7 @@ impl Daemon {
 
     fn on_reopen_signal(&mut self) {
         let logs = self.logs.clone();
-        tokio::spawn(async move { logs.reopen().await });
+        tokio::spawn(async move { logs.reopen(None).await });
     }
 }
 

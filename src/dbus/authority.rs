@@ -12,8 +12,8 @@
 //! | restart or reload with another environment or spec | yes | yes | no |
 //! | logs | yes | yes | `read-logs` |
 //! | environment | yes | yes | `read-environment` |
-//! | kill, reexecute, report, reopen logs | yes | the daemon's own user | `manage-daemon` |
-//! | start an app, save, resurrect, clear what was saved | yes | each for themselves | each for themselves |
+//! | kill, reexecute | yes | the daemon's own user | `manage-daemon` |
+//! | start an app, save, resurrect, clear what was saved, reopen log files, report | yes | each for themselves | each for themselves |
 //!
 //! The exception for another environment or spec is there because it runs code of the caller's choice as the owner,
 //! which somebody who was trusted to restart things was not meant to have.
@@ -66,7 +66,7 @@ impl Action {
             | "SendMessage" | "Trigger" | "FlushLogs" | "Wait" | "Cancel" => Some(Action::ManageApps),
             "OpenLogs" => Some(Action::ReadLogs),
             "GetEnvironment" | "GetSpec" => Some(Action::ReadEnvironment),
-            "Kill" | "Reexecute" | "Report" | "ReopenLogs" => Some(Action::ManageDaemon),
+            "Kill" | "Reexecute" => Some(Action::ManageDaemon),
             _ => None,
         }
     }
@@ -172,8 +172,18 @@ mod tests {
     #[test]
     fn every_method_was_thought_of() {
         // What is the caller's own, or everybody's to know.
-        let for_themselves =
-            ["StartApp", "Save", "ClearSaved", "Resurrect", "ListProcesses", "Resolve", "Ping", "GetHostMetrics"];
+        let for_themselves = [
+            "StartApp",
+            "Save",
+            "ClearSaved",
+            "Resurrect",
+            "ReopenLogs",
+            "Report",
+            "ListProcesses",
+            "Resolve",
+            "Ping",
+            "GetHostMetrics",
+        ];
         for object in [Object::Manager, Object::App(0), Object::Process(0), Object::Job(0)] {
             for (method, ..) in interfaces::methods(object) {
                 assert_ne!(Action::of(method).is_some(), for_themselves.contains(method), "{method}");

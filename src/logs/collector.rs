@@ -21,7 +21,7 @@ use super::suppression::Watch;
 use super::syslog;
 use super::tail::Beginning;
 use super::{Known, LogEvent, LogsConfig, Source, combined_path, out_path};
-use crate::core::{AppSpec, ProcessId, SyslogAddress, WorkerId};
+use crate::core::{AppSpec, ProcessId, SyslogAddress, Uid, WorkerId};
 use crate::sys::epoll::Interest;
 use crate::sys::identity::Identity;
 use crate::sys::poller::Poller;
@@ -326,10 +326,8 @@ impl Collector {
             Command::Archives(whose, reply) => drop(reply.send(self.archives(&whose))),
             Command::Tail { process, err, lines, reply } => drop(reply.send(self.tail(process, err, lines))),
             Command::Flush(processes, reply) => drop(reply.send(self.flush(&processes))),
-            Command::Reopen(reply) => {
-                for (_, file) in self.sinks.all_files() {
-                    file.reopen(now);
-                }
+            Command::Reopen(owner, reply) => {
+                self.reopen(owner, now);
                 let _ = reply.send(());
             }
             Command::StandStill(reply) => self.successor = Some(reply),
@@ -530,6 +528,16 @@ impl Collector {
             }
         }
         errors
+    }
+
+    fn reopen(&mut self, owner: Option<Uid>, now: Instant) {
+        let theirs = self.rows.values().filter(|row| Some(row.known.app_owner) == owner);
+        let theirs: BTreeSet<FileId> = theirs.flat_map(Row::files).collect();
+        for (id, file) in self.sinks.all_files() {
+            if owner.is_none() || theirs.contains(&id) {
+                file.reopen(now);
+            }
+        }
     }
 
     fn forget(&mut self, process: ProcessId) {

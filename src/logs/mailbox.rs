@@ -58,7 +58,7 @@ pub enum Command {
     /// See [`super::Logs::flush`].
     Flush(Vec<ProcessId>, oneshot::Sender<Vec<String>>),
     /// See [`super::Logs::reopen`].
-    Reopen(oneshot::Sender<()>),
+    Reopen(Option<Uid>, oneshot::Sender<()>),
     /// See [`super::Logs::stand_still`].
     StandStill(oneshot::Sender<()>),
     /// See [`super::Logs::forget`].

@@ -308,9 +308,9 @@ impl Logs {
         self.ask(|reply| Command::Flush(processes, reply)).await.unwrap_or_default()
     }
 
-    /// Opens all files anew, after somebody else renamed them.
-    pub async fn reopen(&self) {
-        self.ask(Command::Reopen).await;
+    /// Opens the files of this owner's apps anew, or all, after somebody else renamed them.
+    pub async fn reopen(&self, owner: Option<Uid>) {
+        self.ask(|reply| Command::Reopen(owner, reply)).await;
     }
 
     /// Has it finish what it has in hand and read nothing more, so that no line is torn or seen twice by whoever goes on

@@ -112,8 +112,9 @@ function start() {
     for (const listen of handles) listen(backlog);
   }
 
-  // RFC 9113, section 6.8: the first GOAWAY refuses no stream, for the client may be opening one; the one that counts its
-  // streams comes when the client must have seen the first.
+  // RFC 9113, section 6.8: the first GOAWAY counts no stream out, for the client may be opening one; the one that counts them
+  // comes when the client must have seen the first. What crosses the first nghttp2 refuses all the same, which clients may
+  // ask again (REFUSED_STREAM), and Node has no other way to send it.
   function endSession(session) {
     if (session.closed || session.destroyed) return;
     session.goaway(0, 2 ** 31 - 1);
