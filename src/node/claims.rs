@@ -22,18 +22,18 @@ impl Task {
     }
 
     /// The app closed its server while it lives on: it does not want the address any more, and others may. Unless a worker
-    /// has only just begun: it may be about to ask for it, and connections wait for that.
+    /// has only just begun: it may be about to ask for it, and connections wait for that. One that takes long may never listen.
     pub(super) fn close_if_abandoned(&mut self, id: ListenerId) {
         let Some(listener) = self.listeners.all.get(&id) else { return };
         let begins = |worker: &Worker| !worker.listened && !worker.ended && !worker.terminating;
         let awaited = self.workers.values().any(|worker| listener.apps.contains(&worker.app) && begins(worker));
         if awaited && !self.is_held(id) {
-            return self.arm(Due::Abandoned(id), SETTLED);
+            return self.arm(Due::Left(id), SETTLED);
         }
         self.close_if_left(id);
     }
 
-    fn close_if_left(&mut self, id: ListenerId) {
+    pub(super) fn close_if_left(&mut self, id: ListenerId) {
         let Some(listener) = self.listeners.all.get(&id) else { return };
         let has_left = |app: &AppId| {
             let mut own = self.workers.values().filter(|worker| worker.app == *app).peekable();
@@ -78,7 +78,7 @@ impl Task {
         if self.listeners.of_app(app).count() < most {
             return false;
         }
-        let closed = |id: &ListenerId| self.awaits(&Due::Abandoned(*id));
+        let closed = |id: &ListenerId| self.awaits(&Due::Abandoned(*id)) || self.awaits(&Due::Left(*id));
         let closed: Vec<_> = self.listeners.of_app(app).map(|(id, _)| id).filter(closed).collect();
         for id in closed {
             self.close_if_left(id);

@@ -57,6 +57,8 @@ pub(super) enum Due {
     Tick(ListenerId),
     /// The last server on a listener was closed a while ago.
     Abandoned(ListenerId),
+    /// And newcomers have had their time to ask for it.
+    Left(ListenerId),
     /// What a row's new worker has not asked for by now is not wanted any more.
     Settled(AppId, ProcessId),
     /// A slot whose row is gone may have emptied.
@@ -216,6 +218,7 @@ impl Task {
                 Due::Overdue(worker) => self.look_for_overdue(worker),
                 Due::Tick(listener) => self.tick(listener),
                 Due::Abandoned(listener) => self.close_if_abandoned(listener),
+                Due::Left(listener) => self.close_if_left(listener),
                 Due::Settled(app, process) => self.settle_claims(app, process),
                 Due::Retire(listener, process) => self.retire(listener, process),
             }

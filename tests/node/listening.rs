@@ -191,6 +191,17 @@ async fn a_closed_port_is_kept_for_a_worker_that_has_only_just_begun() {
 }
 
 #[tokio::test]
+async fn a_closed_port_is_not_kept_for_ever_for_a_worker_that_never_listens() {
+    let Some(node) = node(24) else { return };
+    let mut rig = Rig::new();
+    let port = free_port();
+    let idle = rig.spawn(&Plan::new(&node, "http.js").env("PORT", port).env("HELD", 1).row(1)).await;
+    rig.event(NodeEvent::Online { worker: idle }).await;
+    outcomes(&mut rig, &Plan::new(&node, "errors.js"), json!([{ "port": port, "close": true }])).await;
+    until_free("::", port).await;
+}
+
+#[tokio::test]
 async fn ports_of_a_row_that_is_removed_are_freed() {
     let Some(node) = node(24) else { return };
     let mut rig = Rig::new();
