@@ -84,7 +84,7 @@ test_a_follower_outlives_the_daemon() {
     eventually followed 20
     inside systemctl kill --kill-whom=main --signal=KILL pm2rs
     eventually followed $(($(wc -l <"$output/followed") + 100))
-    inside pkill -INT -f 'logs api --raw'
+    inside pkill -TERM -f 'logs api --raw'
     wait "$follower" || true
     awk '{ if (NR > 1 && $2 != before + 1) { print "after", before, "comes", $0; bad = 1 }; before = $2 } END { exit bad }' \
         "$output/followed"
