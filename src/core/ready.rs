@@ -6,6 +6,11 @@ use super::process::State;
 use super::worker::WorkerState;
 use super::{Action, AppSpec, Fleet, LogLevel, LogTopic, SpawnFailure, Timer, WorkerId};
 
+/// How many times as long as its predecessor a newcomer may take: a machine under load is slower than it was.
+const PATIENCE: u64 = 3;
+/// And no longer than this (ms), however late its predecessor began to listen.
+const LONGEST_PATIENCE: u64 = 60_000;
+
 impl Fleet {
     pub(super) fn worker_spawned(&mut self, id: WorkerId, pid: u32) {
         let now = self.now();
@@ -26,12 +31,24 @@ impl Fleet {
             WorkerState::Stopping => self.signal_end(id),
             WorkerState::Starting => {
                 self.see_whether_ready(id);
-                if let Some(timeout) = self.starting_spec(id).map(|spec| spec.listen_timeout) {
-                    self.arm(Timer::Listen(id), timeout);
+                if self.starting_spec(id).is_some() {
+                    self.arm(Timer::Listen(id), self.time_to_get_ready(id));
                 }
             }
             WorkerState::Ready | WorkerState::Draining | WorkerState::Exited => {}
         }
+    }
+
+    /// How long a worker may take to get ready (ms): `listen_timeout`. Frameworks that build their app at its start take
+    /// more than PM2's 3 s, which PM2's users never met, as there silence counts as ready. While a newcomer is on trial
+    /// nobody waits for it but the reload, so where nobody set a time, what its predecessor took tells what it needs.
+    pub(super) fn time_to_get_ready(&self, id: WorkerId) -> u64 {
+        let set = self.spec_of_worker(id).map_or(0, |spec| spec.listen_timeout);
+        let on_trial = self.workers.get(&id).filter(|worker| worker.on_trial);
+        let Some(worker) = on_trial.filter(|_| set == AppSpec::USUAL_LISTEN_TIMEOUT) else { return set };
+        let predecessor = self.processes.get(&worker.process).and_then(|row| row.current).filter(|other| *other != id);
+        let took = predecessor.and_then(|other| self.workers.get(&other)).and_then(|other| other.proven_after);
+        took.map_or(set, |took| took.saturating_mul(PATIENCE).clamp(set, LONGEST_PATIENCE))
     }
 
     fn starting_spec(&self, id: WorkerId) -> Option<&AppSpec> {
@@ -48,8 +65,7 @@ impl Fleet {
     pub(super) fn worker_online(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.online) {
             worker.online = true;
-            self.save();
-            self.see_whether_ready(id);
+            self.has_shown_more(id);
         }
     }
 
@@ -57,8 +73,7 @@ impl Fleet {
         if let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.listened) {
             worker.online = true;
             worker.listened = true;
-            self.save();
-            self.see_whether_ready(id);
+            self.has_shown_more(id);
         }
     }
 
@@ -68,8 +83,7 @@ impl Fleet {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if !probed {
             worker.told = true;
-            self.save();
-            self.see_whether_ready(id);
+            self.has_shown_more(id);
         } else if !worker.probing {
             // With both, the app's word comes first and the probe confirms it.
             worker.probing = true;
@@ -81,9 +95,17 @@ impl Fleet {
     pub(super) fn probe_succeeded(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.probing) {
             worker.told = true;
-            self.save();
-            self.see_whether_ready(id);
+            self.has_shown_more(id);
         }
+    }
+
+    fn has_shown_more(&mut self, id: WorkerId) {
+        let now = self.now().mono;
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.proven_after = worker.spawned_at.map(|at| now.since(at));
+        }
+        self.save();
+        self.see_whether_ready(id);
     }
 
     fn see_whether_ready(&mut self, id: WorkerId) {
@@ -122,11 +144,13 @@ impl Fleet {
     /// At a start, PM2 takes a worker for ready that did not say so in time; who asked is told. One that is to replace
     /// another has failed.
     pub(super) fn listen_timed_out(&mut self, id: WorkerId) {
-        let Some(spec) = self.starting_spec(id) else { return };
-        let timeout = spec.listen_timeout;
+        if self.starting_spec(id).is_none() {
+            return;
+        }
+        let timeout = self.time_to_get_ready(id);
         let Some(worker) = self.workers.get(&id) else { return };
         let process = worker.process;
-        if worker.on_trial && self.trial_failed(id, &format!("was not ready within {timeout} ms")) {
+        if worker.on_trial && self.trial_failed(id, &format!("was not ready within {timeout} ms (listen_timeout)")) {
             return;
         }
         let name = self.name_of(process);

@@ -69,7 +69,7 @@ impl Fleet {
 
     /// Whether a ready newcomer listens if its predecessor does, which may have begun to only after the newcomer was
     /// ordered: nobody would serve the row's address between them. Sees to it that it is asked again, within
-    /// `listen_timeout`.
+    /// the time it has to get ready.
     pub(super) fn listens_like_its_predecessor(&mut self, process: ProcessId, worker: WorkerId) -> Start {
         let listened = |id: WorkerId| self.workers.get(&id).is_some_and(|worker| worker.listened);
         let predecessor = self.processes.get(&process).and_then(|row| row.current).filter(|id| *id != worker);
@@ -79,7 +79,7 @@ impl Fleet {
         let Some(spawned_at) = self.workers.get(&worker).and_then(|worker| worker.spawned_at) else {
             return Start::Pending;
         };
-        let timeout = self.spec_of_worker(worker).map_or(0, |spec| spec.listen_timeout);
+        let timeout = self.time_to_get_ready(worker);
         let left = timeout.saturating_sub(self.now().mono.since(spawned_at));
         if left == 0 {
             return Start::Failed(format!("did not listen within {timeout} ms, as its predecessor does"));

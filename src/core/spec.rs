@@ -83,7 +83,8 @@ pub struct AppSpec {
 
     /// Ready only when the app says so.
     pub wait_ready: bool,
-    /// How long a worker may take to get ready (ms).
+    /// How long a worker may take to get ready (ms). In a reload it has longer where its predecessor needed it, unless
+    /// this was set.
     pub listen_timeout: u64,
     /// Asks the app from outside whether it is ready.
     pub probe: Option<Probe>,
@@ -149,6 +150,9 @@ pub fn is_socket_name(entry: &str) -> bool {
 }
 
 impl AppSpec {
+    /// PM2's `listen_timeout` (ms), where none was set.
+    pub const USUAL_LISTEN_TIMEOUT: u64 = 3000;
+
     /// The variable that is counted up from instance to instance, and its number for this one.
     #[must_use]
     pub fn incremented(&self, instance: u32) -> Option<(&str, i64)> {
@@ -197,7 +201,7 @@ impl Default for AppSpec {
             shutdown_with_message: false,
             drain_timeout: 10_000,
             wait_ready: false,
-            listen_timeout: 3000,
+            listen_timeout: AppSpec::USUAL_LISTEN_TIMEOUT,
             probe: None,
             reload_batch: 1,
             on_reload_failure: OnReloadFailure::Rollback,

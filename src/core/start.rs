@@ -423,6 +423,7 @@ impl Fleet {
             online: false,
             listened: false,
             was_ready: false,
+            proven_after: None,
             exit: None,
             first: row.latest.is_none(),
             readiness,

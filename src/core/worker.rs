@@ -111,6 +111,10 @@ pub struct Worker {
     pub listened: bool,
     /// Whether it was ready at any time.
     pub was_ready: bool,
+    /// How long after its start (ms) it last showed more of what makes a worker ready: that Node runs, that it listens,
+    /// that it says so.
+    #[serde(default)]
+    pub(super) proven_after: Option<u64>,
     /// How its main process ended, in state `Exited`.
     pub exit: Option<Exit>,
     /// It is the first of its row.

@@ -22,6 +22,8 @@ pub fn call(program: &Path, line: &str) -> Call {
     for name in ["PM2_HOME", "PM2RS_HOME", "PM2_SILENT", "FORCE_COLOR", "NO_COLOR"] {
         command.env_remove(name);
     }
+    // A machine that is busy with many tests at once may need more than the usual 3 s to start Node.
+    command.env("PM2_GRACEFUL_LISTEN_TIMEOUT", "60000");
     Call { command, input: String::new() }
 }
 

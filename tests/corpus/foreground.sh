@@ -12,14 +12,20 @@ begin() { # COMMAND...: in the background, into the file out
     "$@" >>out 2>&1 </dev/null &
     runs=$!
 }
-until_has() { # TEXT
-    local end=$((SECONDS + 30))
-    until grep -qF -- "$1" out; do [ $SECONDS -lt $end ] || wrong "no «$1»: $(cat out)"; done
+until_has() { # LINE: a pattern of it; what is printed of a start has the script's name, too
+    local end=$((SECONDS + 60))
+    until grep -q -- "$1" out; do
+        [ $SECONDS -lt $end ] || wrong "no «$1»: $(cat out)"
+        sleep 0.05
+    done
 }
 until_gone() { # PID...
-    local end=$((SECONDS + 30)) pid
+    local end=$((SECONDS + 60)) pid
     for pid; do
-        while kill -0 "$pid" 2>/dev/null; do [ $SECONDS -lt $end ] || wrong "$pid is still there"; done
+        while kill -0 "$pid" 2>/dev/null; do
+            [ $SECONDS -lt $end ] || wrong "$pid is still there"
+            sleep 0.05
+        done
     done
 }
 end() { # by SIGTERM, with exit code 0
@@ -28,7 +34,7 @@ end() { # by SIGTERM, with exit code 0
 }
 
 begin pm2-runtime early.sh --name e
-until_has early
+until_has '^early$'
 same "$(field 'map(.name) | join(" ")')" e
 end
 same "$(grep -cx early out) $(grep -cx bye out) $(grep -c '┌' out)" '1 1 0'
@@ -36,15 +42,19 @@ same "$(grep -cx early out) $(grep -cx bye out) $(grep -c '┌' out)" '1 1 0'
 
 # All of it is killed, as with its container: what ran is there again, and counts as started.
 begin pm2-runtime start early.sh --name e
-until_has early
+until_has '^early$'
 daemon=$(cat "$PM2_HOME/pm2.pid")
 keeper=$(awk '/^PPid/ {print $2}' "/proc/$daemon/status")
 app=$(pm2 pid e)
+for pid in "$keeper" "$daemon" "$app"; do
+    # 0 is this script's own process group, and with it whoever runs the tests.
+    [ "$pid" -gt 1 ] || wrong "no process of the three: $keeper $daemon $app"
+done
 kill -KILL $runs "$keeper" "$daemon" "$app"
 wait $runs 2>/dev/null
 until_gone "$keeper" "$daemon" "$app"
 begin pm2-runtime start early.sh --name e
-until_has early
+until_has '^early$'
 same "$(grep -c ERROR out)" 0
 same "$(field 'map([.name, .pm2_env.status] | join(" ")) | join(", ")')" 'e online'
 end
@@ -58,7 +68,7 @@ same $code 2
 pm2 start app.js --name before >/dev/null
 pid=$(pm2 pid before)
 begin pm2 start early.sh --no-daemon
-until_has "| early"
+until_has '| early$'
 end
 same "$(pm2 pid before) $(field 'map(.name) | join(" ")')" "$pid before early"
 refuses 'Script already launched' pm2 start early.sh --no-daemon

@@ -22,15 +22,17 @@ refuses() { # TEXT COMMAND...: on standard output or error, with exit code 1
 }
 field() { pm2 jlist 2>/dev/null | jq -r "$1"; } # of jlist, by jq
 until_same() { # FILTER WANTED: waits for it
-    local end=$((SECONDS + 30)) found
+    local end=$((SECONDS + 60)) found
     while found=$(field "$1"); [ "$found" != "$2" ]; do
         [ $SECONDS -lt $end ] || wrong "$1 stays «$found» instead of «$2»"
+        sleep 0.05
     done
 }
 free_port() { node -e 'const s = require("net").createServer().listen(0, () => { console.log(s.address().port); s.close(); })'; }
 until_answers() { # TEXT: what serves on $PORT answers so, be it one of several
-    local end=$((SECONDS + 30))
+    local end=$((SECONDS + 60))
     until [ "$(curl -s "localhost:$PORT")" = "$1" ]; do
         [ $SECONDS -lt $end ] || wrong "nobody answers «$1»"
+        sleep 0.05
     done
 }

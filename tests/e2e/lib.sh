@@ -3,8 +3,11 @@
 
 # ---- acting ----
 
-inside() { "$rig" exec -- "$@"; }                          # as root
-as() { local user=$1; shift; "$rig" exec --user "$user" -- "$@"; }
+# A machine that is busy with two booted systems may need more than the usual 3 s to start Node.
+patience=PM2_GRACEFUL_LISTEN_TIMEOUT=60000
+
+inside() { "$rig" exec -- env "$patience" "$@"; }          # as root
+as() { local user=$1; shift; "$rig" exec --user "$user" -- env "$patience" "$@"; }
 pm2rs() { inside pm2rs "$@"; }
 
 package() { # the .deb under test
@@ -38,7 +41,7 @@ processes() { pm2rs --silent jlist; }                      # what root sees: all
 
 spec() { # USER NAME SCRIPT [JQ_FILTER]: what Manager.StartApp takes
     jq -cn --arg name "$2" --arg script "$3" --arg user "$1" \
-        '{name: $name, script: $script, interpreter: "node", cwd: "/srv/apps", username: $user,
+        '{name: $name, script: $script, interpreter: "node", cwd: "/srv/apps", username: $user, listen_timeout: 60000,
           env: {PATH: "/usr/bin:/bin"}} | '"${4:-.}"
 }
 

@@ -119,6 +119,42 @@ fn a_newcomer_that_never_listens_is_given_its_time_and_then_ended() {
     assert_eq!(sim.current(P0), w(1));
 }
 
+/// A cluster of one whose worker took so long to listen (ms), and its newcomer, which is online.
+fn slow(spec: AppSpec, ms: u64) -> (Simulator, JobId) {
+    let mut sim = Simulator::default();
+    sim.start(spec);
+    sim.spawned(w(1));
+    sim.send(Event::WorkerOnline { worker: w(1) });
+    sim.pass(ms);
+    sim.send(Event::WorkerListening { worker: w(1) });
+    let job = sim.reload(&[P0]);
+    sim.spawned(w(2));
+    sim.send(Event::WorkerOnline { worker: w(2) });
+    (sim, job)
+}
+
+#[test]
+fn a_newcomer_has_three_times_what_its_predecessor_took() {
+    let (mut sim, job) = slow(cluster(1), 7000);
+    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 21_000)]);
+    sim.pass(20_999);
+    assert_eq!((sim.incoming(P0), sim.outcome(job)), (Some(w(2)), None));
+    sim.pass(1);
+    sim.exits(w(2), Exit::Signal(2));
+    assert!(sim.failure(job).contains("was not ready within 21000 ms (listen_timeout)"), "{}", sim.failure(job));
+    assert_eq!(sim.current(P0), w(1));
+}
+
+#[test]
+fn a_newcomer_has_no_more_time_than_was_set_and_a_minute_at_most() {
+    let (sim, _) = slow(AppSpec { listen_timeout: 4000, ..cluster(1) }, 7000);
+    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 4000)]);
+    let (sim, _) = slow(cluster(1), 3_600_000);
+    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 60_000)]);
+    let (sim, _) = slow(cluster(1), 100);
+    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 3000)]);
+}
+
 /// A cluster of one, whose worker is online and has yet to listen, and its newcomer, which has stayed up.
 fn reloaded_too_early() -> (Simulator, JobId) {
     let mut sim = Simulator::default();
