@@ -2,144 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, PipeWriter, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+#[path = "logs/rig.rs"]
+mod rig;
+#[path = "logs/rights.rs"]
+mod rights;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
-use pm2rs::core::{AppId, AppSpec, LogType, ProcessId, Uid, WorkerId};
-use pm2rs::logs::{LogEvent, Logs, LogsConfig, Search, Source, Whose};
-use pm2rs::sys::identity::Identity;
-use tokio::sync::mpsc::Receiver;
-
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Whose the apps are.
-const OWNER: Uid = Uid(70_000);
-
-struct Rig {
-    dir: tempfile::TempDir,
-    logs: Logs,
-    events: Receiver<LogEvent>,
-    /// Who the apps run as.
-    identity: Identity,
-}
-
-struct Pipes {
-    worker: WorkerId,
-    out: Option<PipeWriter>,
-    err: Option<PipeWriter>,
-}
-
-impl Rig {
-    fn new() -> Rig {
-        Rig::with(|_| ())
-    }
-
-    fn with(change: impl FnOnce(&mut LogsConfig)) -> Rig {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = LogsConfig::new(false, dir.path().join("own"));
-        config.journal_socket = dir.path().join("journal");
-        change(&mut config);
-        let (logs, events) = Logs::start(config);
-        Rig { dir, logs, events, identity: Identity::own().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn spec(&self, change: impl FnOnce(&mut AppSpec)) -> Arc<AppSpec> {
-        let mut spec = AppSpec { name: "api".to_owned(), ..AppSpec::default() };
-        spec.log.out_file = Some(self.path("logs/api-out.log"));
-        spec.log.error_file = Some(self.path("logs/api-error.log"));
-        change(&mut spec);
-        Arc::new(spec)
-    }
-
-    fn attach(&self, worker: u32, process: u32, spec: &Arc<AppSpec>) -> Pipes {
-        let (out_read, out) = std::io::pipe().unwrap();
-        let (err_read, err) = std::io::pipe().unwrap();
-        self.read(worker, process, spec, out_read.into(), err_read.into());
-        Pipes { worker: WorkerId(worker), out: Some(out), err: Some(err) }
-    }
-
-    fn read(&self, worker: u32, process: u32, spec: &Arc<AppSpec>, stdout: OwnedFd, stderr: OwnedFd) {
-        self.logs.attach(Source {
-            worker: WorkerId(worker),
-            process: ProcessId(process),
-            app: AppId(1),
-            app_name: spec.name.clone(),
-            app_owner: OWNER,
-            namespace: "default".to_owned(),
-            instance: 0,
-            pid: 1000 + worker,
-            unit: None,
-            identity: self.identity.clone(),
-            spec: spec.clone(),
-            stdout,
-            stderr,
-        });
-    }
-
-    async fn end(&self, mut pipes: Pipes) {
-        pipes.out.take();
-        pipes.err.take();
-        tokio::time::timeout(DEADLINE, self.logs.detach(pipes.worker)).await.unwrap();
-    }
-
-    async fn any_event(&mut self) -> LogEvent {
-        tokio::time::timeout(DEADLINE, self.events.recv()).await.unwrap().unwrap()
-    }
-
-    /// Without those that come first on a slow machine only, where lines wait for long before some are lost.
-    async fn event(&mut self) -> LogEvent {
-        loop {
-            match self.any_event().await {
-                LogEvent::Waiting { .. } => {}
-                event => return event,
-            }
-        }
-    }
-}
-
-impl Pipes {
-    fn out(&mut self, bytes: &[u8]) {
-        self.out.as_mut().unwrap().write_all(bytes).unwrap();
-    }
-
-    fn err(&mut self, bytes: &[u8]) {
-        self.err.as_mut().unwrap().write_all(bytes).unwrap();
-    }
-}
-
-fn read(path: &Path) -> String {
-    String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()
-}
-
-/// Waits until the file is as wanted.
-async fn until(path: &Path, wanted: impl Fn(&str) -> bool) -> String {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    loop {
-        let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        if wanted(&text) {
-            return text;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{}: {text}", path.display());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-fn records(pipe: OwnedFd) -> impl Iterator<Item = serde_json::Value> {
-    BufReader::new(File::from(pipe)).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap())
-}
-
-fn messages(pipe: OwnedFd, count: usize) -> Vec<String> {
-    records(pipe).take(count).map(|record| record["message"].as_str().unwrap().to_owned()).collect()
-}
+use pm2rs::core::{LogType, ProcessId, Uid, WorkerId};
+use pm2rs::logs::{LogEvent, Search, Whose};
+use rig::{DEADLINE, OWNER, Pipes, Rig, messages, read, records, until};
 
 #[tokio::test]
 async fn bytes_arrive_as_they_are() {
@@ -487,40 +362,6 @@ async fn a_folder_that_was_removed_comes_back_by_itself() {
     rig.end(pipes).await;
     let counters = rig.logs.counters(ProcessId(0)).await;
     assert_eq!((counters.dropped, counters.last_error), (0, None));
-}
-
-#[tokio::test]
-async fn a_file_that_became_read_only_costs_counted_lines_only() {
-    let mut rig = Rig::new();
-    if rig.identity.uid == 0 {
-        // Root may write whatever a file's mode says.
-        rig.identity = Identity::by_name("nobody").unwrap();
-    }
-    let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    allow(rig.dir.path(), 0o777);
-    let mut pipes = rig.attach(1, 0, &rig.spec(|_| ()));
-    let path = rig.path("logs/api-out-0.log");
-    pipes.out(b"before\n");
-    until(&path, |text| text == "before\n").await;
-    allow(&path, 0o444);
-    rig.logs.reopen(None).await;
-    let line = [b"x".repeat(99), b"\n".to_vec()].concat();
-    (0..10_000).for_each(|_| pipes.out(&line));
-    let LogEvent::Dropped { reason, .. } = rig.event().await else { panic!("expected a loss") };
-    assert!(reason.starts_with("cannot open `") && reason.contains("Permission denied"), "{reason}");
-    allow(&path, 0o644);
-    let lost = loop {
-        match rig.event().await {
-            LogEvent::Recovered { lines, .. } => break lines,
-            LogEvent::Dropped { .. } | LogEvent::Suppressed { .. } | LogEvent::Waiting { .. } => {}
-        }
-    };
-    pipes.out(b"after\n");
-    let text = until(&path, |text| text.ends_with("after\n")).await;
-    rig.end(pipes).await;
-    let kept = text.lines().filter(|line| line.len() == 99).count() as u64;
-    assert!(kept > 0 && kept + lost == 10_000, "{kept} kept, {lost} lost");
-    assert_eq!(rig.logs.counters(ProcessId(0)).await.dropped, lost);
 }
 
 #[tokio::test]

@@ -119,7 +119,9 @@ pub struct Collector {
     inbox: Inbox,
     pub(super) poller: Poller,
     pub(super) rows: BTreeMap<ProcessId, Row>,
-    paths: HashMap<PathBuf, FileId>,
+    /// By whose rights a file is opened is part of what it is: who names another's file gets no more of it than their own
+    /// rights give, and takes nothing from its owner.
+    files: HashMap<Place, FileId>,
     workers: HashMap<WorkerId, Worker>,
     ready: VecDeque<Writer>,
     /// Streams that wait for the journal.
@@ -148,7 +150,7 @@ impl Collector {
             inbox,
             poller,
             rows: BTreeMap::new(),
-            paths: HashMap::new(),
+            files: HashMap::new(),
             workers: HashMap::new(),
             ready: VecDeque::new(),
             blocked: Vec::new(),
@@ -231,12 +233,13 @@ impl Collector {
         }
         let mut apps = BTreeMap::new();
         for row in self.rows.values() {
-            apps.extend(row.files().map(|id| (id, row.known.app)));
+            apps.extend(row.files().map(|id| (id, (row.known.app, row.known.app_owner))));
         }
         let charges = self.sinks.all_files().filter_map(|(id, file)| {
             let (names, spec) = file.kept()?;
             let (names, spec) = (names.clone(), spec.clone());
-            Some(Charge { place: file.place().clone(), names, app: *apps.get(&id)?, spec })
+            let (app, owner) = *apps.get(&id)?;
+            Some(Charge { place: file.place().clone(), names, app, owner, spec })
         });
         self.housekeeper.tidy(charges.collect(), self.config.total_size);
     }
@@ -341,19 +344,33 @@ impl Collector {
         let err = out_path(&known.spec, known.process, true).map(|path| self.file(path, &known));
         let combined = combined_path(&known.spec, known.process).map(|path| self.file(path, &known));
         let began = self.rows.get(&known.process).map(|row| row.began).unwrap_or_default();
-        self.rows.insert(known.process, Row { known, out, err, combined, began });
+        if let Some(before) = self.rows.insert(known.process, Row { known, out, err, combined, began }) {
+            self.let_go_of(before.files());
+        }
+    }
+
+    /// Forgets those of these files that no row has, nobody writes and nothing waits for.
+    fn let_go_of(&mut self, files: impl Iterator<Item = FileId>) {
+        for id in files {
+            let used = self.rows.values().any(|row| row.files().any(|file| file == id));
+            let busy = self.sinks.file(id).is_some_and(|file| file.writers > 0 || !file.is_well());
+            if !used && !busy {
+                self.sinks.remove_file(id);
+                self.files.retain(|_, file| *file != id);
+            }
+        }
     }
 
     fn file(&mut self, path: PathBuf, known: &Known) -> FileId {
-        let ours = path.parent() == Some(&self.config.folder);
-        let place = Place { path: path.clone(), owner: known.identity.clone(), ours };
+        let ours = path.parent() == Some(&self.config.folder) && known.app_owner == self.config.owner;
+        let place = Place { path, owner: known.identity.clone(), ours };
         let rotate = &known.spec.log.rotate;
-        if let Some((id, file)) = self.paths.get(&path).and_then(|id| Some((*id, self.sinks.file(*id)?))) {
-            file.reconfigure(place, rotate);
+        if let Some((id, file)) = self.files.get(&place).and_then(|id| Some((*id, self.sinks.file(*id)?))) {
+            file.reconfigure(rotate);
             return id;
         }
-        let id = self.sinks.add_file(LogFile::new(place, rotate));
-        self.paths.insert(path, id);
+        let id = self.sinks.add_file(LogFile::new(place.clone(), rotate));
+        self.files.insert(place, id);
         id
     }
 
@@ -504,6 +521,9 @@ impl Collector {
         let used: BTreeSet<_> =
             outlets.filter_map(|outlet| outlet.syslog.as_ref()).map(|sender| sender.receiver().clone()).collect();
         self.sinks.syslog.keep(|receiver| used.contains(receiver));
+        let files: BTreeSet<_> =
+            worker.streams.iter().flat_map(|(outlet, _)| [outlet.file, outlet.combined]).flatten().collect();
+        self.let_go_of(files.into_iter());
         self.pump_all();
         // Whoever hears that it is over may count on the pipes being closed.
         drop(worker.streams);
@@ -548,7 +568,7 @@ impl Collector {
             let written = self.sinks.file(id).is_some_and(|file| file.writers > 0);
             if !used && !written {
                 self.sinks.remove_file(id);
-                self.paths.retain(|_, file| *file != id);
+                self.files.retain(|_, file| *file != id);
             }
         }
     }

@@ -82,12 +82,8 @@ impl LogFile {
         &self.place
     }
 
-    /// Takes on another spec's idea of rotation, and perhaps another owner.
-    pub fn reconfigure(&mut self, place: Place, spec: &RotateSpec) {
-        if self.place != place {
-            self.close();
-            self.place = place;
-        }
+    /// Takes on another spec's idea of rotation.
+    pub fn reconfigure(&mut self, spec: &RotateSpec) {
         if self.rotation.as_ref().is_none_or(|rotation| rotation.spec() != spec) {
             self.rotation = Schedule::of(&self.place.path, spec);
         }

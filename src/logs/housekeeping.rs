@@ -16,7 +16,7 @@ use flate2::write::GzEncoder;
 
 use super::place::Place;
 use super::rotation::{self, Kept, Names};
-use crate::core::{AppId, RotateSpec};
+use crate::core::{AppId, RotateSpec, Uid};
 
 /// Ends the name of a compressed file that is not complete.
 const PARTIAL: &str = ".tmp";
@@ -30,6 +30,8 @@ pub struct Charge {
     pub names: Names,
     /// Whose it is.
     pub app: AppId,
+    /// Who started that.
+    pub owner: Uid,
     /// What is kept.
     pub spec: RotateSpec,
 }
@@ -53,8 +55,9 @@ pub struct Housekeeper {
 }
 
 impl Housekeeper {
-    /// Has the rotated files of all these log files looked after, so that they have `total` bytes at most. What was asked
-    /// before and has not begun is not done any more: this is newer.
+    /// Has the rotated files of all these log files looked after, so that those of one user have `total` bytes at most: who
+    /// writes much must not cost others theirs. What was asked before and has not begun is not done any more: this is
+    /// newer.
     pub fn tidy(&self, charges: Vec<Charge>, total: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.next = Some(Round { charges, total });
@@ -102,7 +105,7 @@ fn work(shared: &Mutex<State>) {
 
 /// Removes what is beyond the caps; tells what stays of each charge, by its place in the list.
 fn remove_surplus(round: &Round) -> Vec<(usize, Kept)> {
-    let mut by_app: BTreeMap<AppId, Vec<(usize, Kept)>> = BTreeMap::new();
+    let mut by_app: BTreeMap<(Uid, AppId), Vec<(usize, Kept)>> = BTreeMap::new();
     for (at, charge) in round.charges.iter().enumerate() {
         let mut files = charge.place.with_rights(|path| scan(path, &charge.names)).unwrap_or_default();
         rotation::newest_first(&mut files);
@@ -110,16 +113,16 @@ fn remove_surplus(round: &Round) -> Vec<(usize, Kept)> {
         for file in files.split_off(files.len() - surplus) {
             remove(charge, &file);
         }
-        by_app.entry(charge.app).or_default().extend(files.into_iter().map(|file| (at, file)));
+        by_app.entry((charge.owner, charge.app)).or_default().extend(files.into_iter().map(|file| (at, file)));
     }
-    let mut all = Vec::new();
-    for mut files in by_app.into_values() {
+    let mut by_owner: BTreeMap<Uid, Vec<(usize, Kept)>> = BTreeMap::new();
+    for ((owner, _), mut files) in by_app {
         let total = files.iter().map(|(at, _)| round.charges[*at].spec.total_size).min().unwrap_or(u64::MAX);
         cap(round, &mut files, total);
-        all.append(&mut files);
+        by_owner.entry(owner).or_default().append(&mut files);
     }
-    cap(round, &mut all, round.total);
-    all
+    by_owner.values_mut().for_each(|files| cap(round, files, round.total));
+    by_owner.into_values().flatten().collect()
 }
 
 fn cap(round: &Round, files: &mut Vec<(usize, Kept)>, total: u64) {
@@ -230,13 +233,14 @@ mod tests {
             File::options().write(true).open(path).unwrap().set_modified(at).unwrap();
         }
 
+        /// The tens of an app's number are its owner's.
         fn charge(&self, name: &str, app: u32, change: impl FnOnce(&mut RotateSpec)) -> Charge {
             let mut spec = RotateSpec { date_format: "YYYY".to_owned(), ..RotateSpec::default() };
             change(&mut spec);
             let path = self.dir.path().join(name);
             let names = Names::of(&path, &spec.date_format);
             let place = Place { path, owner: Identity::own().unwrap(), ours: false };
-            Charge { place, names, app: AppId(app), spec }
+            Charge { place, names, app: AppId(app), owner: Uid(app / 10), spec }
         }
 
         fn names(&self) -> Vec<String> {
@@ -287,20 +291,25 @@ mod tests {
     }
 
     #[test]
-    fn totals_hold_for_an_app_and_for_all() {
+    fn totals_hold_for_an_app_and_for_a_user() {
         let folder = Folder::new();
-        for (name, age) in
-            [("a__2026.log", 1), ("b__2026.log", 2), ("a__2025.log", 3), ("c__2026.log", 4), ("b__2025.log", 5)]
-        {
+        for (name, age) in [
+            ("a__2026.log", 1),
+            ("b__2026.log", 2),
+            ("a__2025.log", 3),
+            ("c__2026.log", 4),
+            ("b__2025.log", 5),
+            ("others__2020.log", 9),
+        ] {
             folder.put(name, &[b'x'; 100], age);
         }
         let charges = |total: u64| -> Vec<Charge> {
             let charge = |name, app| folder.charge(name, app, |spec| (spec.compress, spec.total_size) = (false, total));
-            vec![charge("a.log", 1), charge("b.log", 1), charge("c.log", 2)]
+            vec![charge("a.log", 1), charge("b.log", 1), charge("c.log", 2), charge("others.log", 11)]
         };
         tidy(charges(300), u64::MAX);
-        assert_eq!(folder.names(), ["a__2025.log", "a__2026.log", "b__2026.log", "c__2026.log"]);
+        assert_eq!(folder.names(), ["a__2025.log", "a__2026.log", "b__2026.log", "c__2026.log", "others__2020.log"]);
         tidy(charges(300), 250);
-        assert_eq!(folder.names(), ["a__2026.log", "b__2026.log"]);
+        assert_eq!(folder.names(), ["a__2026.log", "b__2026.log", "others__2020.log"]);
     }
 }

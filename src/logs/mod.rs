@@ -72,10 +72,12 @@ pub struct LogsConfig {
     pub journal: bool,
     /// Where the journal listens.
     pub journal_socket: PathBuf,
-    /// The daemon's own log folder. Files right in it are created by the daemon and given to the app's owner, who
-    /// cannot create any there.
+    /// The daemon's own log folder. Files right in it that its own account's apps name are created by the daemon and given
+    /// to whom the app runs as, who cannot create any there.
     pub folder: PathBuf,
-    /// Bytes of all apps' rotated files together.
+    /// The daemon's own account.
+    pub owner: Uid,
+    /// Bytes of the rotated files of all apps of one user together.
     pub total_size: u64,
     /// Where lines go besides where an app's spec does not say otherwise; `None` for nowhere.
     pub syslog: Option<SyslogAddress>,
@@ -91,6 +93,7 @@ impl LogsConfig {
             journal,
             journal_socket: PathBuf::from("/run/systemd/journal/socket"),
             folder,
+            owner: Uid(nix::unistd::geteuid().as_raw()),
             total_size: 4 << 30,
             syslog: None,
             limited_unit: None,

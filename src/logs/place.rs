@@ -18,14 +18,14 @@ use crate::sys::identity::{Identity, run_as};
 const MAX_SEQUENCE: u32 = 10_000;
 
 /// Where a log file is and with whose rights it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Its path.
     pub path: PathBuf,
     /// Its owner.
     pub owner: Identity,
-    /// It lies in the daemon's own log folder, where its owner may create nothing: the daemon creates it and gives it
-    /// to its owner. Nobody else can put a link there.
+    /// It lies in the daemon's own log folder, where its owner may create nothing, and the daemon's own account wants it
+    /// there: the daemon creates it and gives it to its owner. Nobody else can put a link there.
     pub ours: bool,
 }
 
