@@ -15,6 +15,7 @@ use crate::core::{Event, Time};
 use crate::dbus;
 use crate::logs::{LogEvent, message_ids};
 use crate::node::NodeEvent;
+use crate::sys::clock::ClockWatch;
 use crate::sys::notify::{self, Notice};
 
 /// The ends of the channels that the loop waits on.
@@ -53,6 +54,7 @@ impl Daemon {
     /// Runs until the core says that all has ended.
     pub(super) async fn run(&mut self, mut inputs: Inputs, waiter: &mut Waiter) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
+        let clock = ClockWatch::new()?;
         // Half the watchdog's time, as sd_watchdog_enabled(3) advises.
         let beat = notify::watchdog_interval().map(|interval| interval / 2);
         // The first at once: systemd counts from the last one of the program that executed this one.
@@ -67,6 +69,7 @@ impl Daemon {
                 () = self.persist.written() => {}
                 () = self.succession.callers_changed() => {}
                 () = sleep_or_never(wake) => self.on_time(),
+                () = clock.was_set() => self.on_clock_set(),
                 () = sleep_or_never(next_beat) => {
                     self.notify(Notice::Watchdog);
                     next_beat = beat.map(|beat| Instant::now() + beat);
@@ -113,6 +116,12 @@ impl Daemon {
         for job in self.jobs.expire(now) {
             self.publish(Change::JobRemoved(job.0));
         }
+    }
+
+    /// Or has gone on after a suspend, over which tokio's timers sleep: what came due meanwhile is done first.
+    fn on_clock_set(&mut self) {
+        self.on_time();
+        self.restart_triggers.plan_anew();
     }
 
     fn after_turn(&mut self) {

@@ -84,6 +84,13 @@ impl Triggers {
         }
     }
 
+    /// The clock that patterns are about was set: what was planned by it is planned by it as it is now.
+    pub(super) fn plan_anew(&mut self) {
+        for (cron, _, at) in self.cron.values_mut() {
+            *at = next_time(cron).unwrap_or(Time(u64::MAX));
+        }
+    }
+
     pub(super) fn forget_process(&mut self, process: ProcessId) {
         self.cron.remove(&process);
     }
@@ -340,6 +347,19 @@ mod tests {
         after.go_on_with(&BTreeMap::from([(yearly, Time(5)), (often, Time(u64::MAX)), (ProcessId(9), Time(1))]));
         assert_eq!(after.scheduled(), BTreeMap::from([(yearly, Time(5)), (often, own[&often]), (other, own[&other])]));
         assert_eq!(after.next(), Some(Time(5)));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_moves_what_is_planned() {
+        let process = ProcessId(1);
+        let mut triggers = Triggers::default();
+        triggers.follow_cron(process, Some("0 3 1 1 *"));
+        let by_the_clock = triggers.scheduled()[&process];
+        triggers.go_on_with(&BTreeMap::from([(process, Time(5))]));
+        assert_eq!(triggers.next(), Some(Time(5)));
+        triggers.plan_anew();
+        let moved = triggers.scheduled()[&process];
+        assert!(moved.since(by_the_clock) < 60_000 && by_the_clock.since(moved) < 60_000, "{moved:?} {by_the_clock:?}");
     }
 
     #[test]
