@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 
@@ -150,15 +150,19 @@ impl Choice {
 
     /// A connection to the next daemon after one that went away, if there is one within this time. None is started.
     pub async fn again(&self, within: Duration) -> Option<Client> {
-        let next = async {
-            loop {
-                match self.find_running().await {
-                    Some(client) if client.manager().ping().await.is_ok() => break client,
-                    _ => tokio::time::sleep(RETRY).await,
-                }
+        let end = Instant::now() + within;
+        loop {
+            let next = async {
+                let client = self.find_running().await?;
+                client.manager().ping().await.is_ok().then_some(client)
+            };
+            // Who waits in the socket's queue has found one, which may be long in taking over from the one before.
+            match tokio::time::timeout(START_DEADLINE, next).await {
+                Ok(Some(client)) => return Some(client),
+                _ if Instant::now() >= end => return None,
+                _ => tokio::time::sleep(RETRY).await,
             }
-        };
-        tokio::time::timeout(within, next).await.ok()
+        }
     }
 
     async fn find_running(&self) -> Option<Client> {
@@ -321,6 +325,35 @@ mod tests {
     fn chosen(options: &Options, as_pm2: bool, env: &[(&str, &str)]) -> Choice {
         let find = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| PathBuf::from(value));
         Choice::of(options, as_pm2, &find)
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_long_in_taking_over_is_waited_for() -> Result<(), Box<dyn std::error::Error>> {
+        struct Manager;
+        #[zbus::interface(name = "org.pm2rs1.Manager")]
+        impl Manager {
+            fn ping(&self) -> &str {
+                "pong"
+            }
+        }
+        let home = tempfile::tempdir()?;
+        let choice = Choice { place: Place::Private, home: home.path().to_owned(), folder: ".pm2rs" };
+        let within = Duration::from_millis(50);
+        assert!(choice.again(within).await.is_none());
+        let listener = tokio::net::UnixListener::bind(choice.private_socket())?;
+        let daemon = async {
+            let (stream, _) = listener.accept().await?;
+            tokio::time::sleep(10 * within).await;
+            let builder =
+                zbus::connection::Builder::unix_stream(stream.into_std()?).server(zbus::Guid::generate()).p2p();
+            let connection = builder.serve_at("/org/pm2rs1", Manager).build().await?;
+            connection.closed().await;
+            Ok::<(), Box<dyn std::error::Error>>(())
+        };
+        let asked = async { choice.again(within).await.is_some() };
+        let (found, served) = tokio::join!(asked, daemon);
+        assert!(found);
+        served
     }
 
     #[test]
