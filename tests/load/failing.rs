@@ -74,11 +74,11 @@ fn one_that_never_listens() {
 fn one_that_never_says_ready() {
     let place = Place::new();
     place.write("app.js", &format!("{GOOD}setTimeout(() => process.send('ready'), 50);\n"));
-    place.start(&json!({ "wait_ready": true, "listen_timeout": 3000 }));
+    place.start(&json!({ "wait_ready": true, "listen_timeout": 4000 }));
     let before = place.pids();
     let load = Load::start(&place.http("/"), Mode::Keep, 8);
     place.write("app.js", GOOD);
-    place.call("reload app").fails().mentions("3000 ms");
+    place.call("reload app").fails().mentions("4000 ms");
     load.stop().lost_nothing("kept connections");
     assert_eq!(place.pids(), before);
 }
@@ -101,8 +101,8 @@ fn one_whose_probe_fails() {
     };
     place.write("app.js", &app(200));
     let probe = format!("http://127.0.0.1:{}/health", place.port);
-    place.start(&json!({ "listen_timeout": 3000, "probe": { "http": probe, "interval": 100 } }));
-    fails_at(&place, &app(500)).mentions("3000 ms");
+    place.start(&json!({ "listen_timeout": 4000, "probe": { "http": probe, "interval": 100 } }));
+    fails_at(&place, &app(500)).mentions("4000 ms");
 }
 
 #[test]
