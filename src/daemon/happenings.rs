@@ -4,7 +4,7 @@ use tracing::{debug, info, warn};
 
 use super::facts::Fact;
 use super::keeping;
-use super::saying::about;
+use super::saying::{Row, about};
 use super::workers::{Started, Wish};
 use super::{Daemon, now};
 use crate::core::{AppSpec, Event, Exit, SpawnFailure, WorkerId};
@@ -176,41 +176,26 @@ impl Daemon {
             NodeEvent::Message { worker, message } => self.on_message(worker, &message),
             NodeEvent::Drained { worker, left } => {
                 if left > 0 {
-                    let subject = self.subject(worker);
-                    info!(%worker, left, "{subject} drained, with connections still open");
+                    let row = Row::of_worker(&self.fleet, worker);
+                    info!(%worker, left, "{row} drained, with connections still open");
                 }
                 self.feed(Event::WorkerDrained { worker });
             }
             NodeEvent::Disconnected { worker } => debug!(%worker, "closed its channel"),
             NodeEvent::Misbehaved { worker, reason } => {
-                let (subject, (app, process)) = (self.subject(worker), self.served_by(worker));
-                about!(warn, message_ids::MISBEHAVED, app, process, %worker, reason, "{subject} broke the rules of its channel");
+                let row = Row::of_worker(&self.fleet, worker);
+                about!(warn, message_ids::MISBEHAVED, row.app, row.process, %worker, reason, "{row} broke the rules of its channel");
             }
             NodeEvent::Hung { worker, since_ms } => {
                 self.note_hung(worker, true);
-                let (subject, (app, process)) = (self.subject(worker), self.served_by(worker));
-                about!(warn, message_ids::HUNG, app, process, %worker, since_ms, "{subject} does not answer; its connections go to others");
+                let row = Row::of_worker(&self.fleet, worker);
+                about!(warn, message_ids::HUNG, row.app, row.process, %worker, since_ms, "{row} does not answer; its connections go to others");
             }
             NodeEvent::Responsive { worker } => {
                 self.note_hung(worker, false);
-                let (subject, (app, process)) = (self.subject(worker), self.served_by(worker));
-                about!(info, message_ids::RESPONSIVE, app, process, %worker, "{subject} answers again");
+                let row = Row::of_worker(&self.fleet, worker);
+                about!(info, message_ids::RESPONSIVE, row.app, row.process, %worker, "{row} answers again");
             }
-        }
-    }
-
-    /// Name of the app and number of the row that a worker serves.
-    fn served_by(&self, worker: WorkerId) -> (Option<&str>, Option<u32>) {
-        let row = self.fleet.worker(worker).and_then(|worker| self.fleet.process(worker.process));
-        let app = row.and_then(|row| self.fleet.app(row.app));
-        (app.map(crate::core::App::name), row.map(|row| row.id.0))
-    }
-
-    /// The row that a worker serves, as lines of the log begin.
-    fn subject(&self, worker: WorkerId) -> String {
-        match self.served_by(worker) {
-            (Some(app), Some(process)) => format!("App [{app}:{process}]"),
-            _ => "a worker".to_owned(),
         }
     }
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::accounts;
 use super::handle::{Caller, LogRequest, Reply};
 use super::requests::answer;
-use super::saying::about;
+use super::saying::{Row, about};
 use super::{Daemon, panics};
 use crate::api::Error;
-use crate::core::{App, JobOutcome, ProcessId};
+use crate::core::{JobOutcome, ProcessId};
 use crate::logs::{Known, LogEvent, Search, Whose, message_ids};
 
 /// Lines of each process that one request may ask for.
@@ -122,16 +122,15 @@ impl Daemon {
         self.persist.note_change();
         if loss.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             let lines = std::mem::take(&mut loss.unsaid);
-            let app = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)).map(App::name);
-            let name = app.unwrap_or_default();
+            let row = Row::of(&self.fleet, process);
             about!(
                 warn,
                 message_ids::LINES_DROPPED,
-                app,
-                process.0,
+                row.app,
+                row.process,
                 lines,
                 reason,
-                "App [{name}:{process}] log lines are being dropped"
+                "{row} log lines are being dropped"
             );
             loss.said = Some(Instant::now());
         }
@@ -139,30 +138,21 @@ impl Daemon {
     }
 
     fn on_waiting(&mut self, process: ProcessId, reason: String) {
-        let app = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)).map(App::name);
-        let name = app.unwrap_or_default();
+        let row = Row::of(&self.fleet, process);
         about!(
             warn,
             message_ids::LINES_WAIT,
-            app,
-            process.0,
+            row.app,
+            row.process,
             reason,
-            "App [{name}:{process}] log lines cannot be written and wait"
+            "{row} log lines cannot be written and wait"
         );
         self.losses.entry(process).or_default().reason = Some(reason);
     }
 
     fn on_recovered(&mut self, process: ProcessId, lines: u64) {
-        let app = self.fleet.process(process).and_then(|row| self.fleet.app(row.app)).map(App::name);
-        let name = app.unwrap_or_default();
-        about!(
-            info,
-            message_ids::LINES_KEPT_AGAIN,
-            app,
-            process.0,
-            lines,
-            "App [{name}:{process}] log lines are kept again"
-        );
+        let row = Row::of(&self.fleet, process);
+        about!(info, message_ids::LINES_KEPT_AGAIN, row.app, row.process, lines, "{row} log lines are kept again");
         match self.losses.get_mut(&process) {
             Some(loss) if loss.lines > 0 => *loss = Loss { lines: loss.lines, ..Loss::default() },
             _ => drop(self.losses.remove(&process)),

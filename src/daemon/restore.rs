@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::output::Loss;
 use super::persist::{Saved, SavedWorker};
 use super::saved_list::restores_at_boot;
-use super::saying::about;
+use super::saying::{Row, about};
 use super::spawner::marks;
 use super::{Daemon, keeping, present};
 use crate::core::{Event, Exit, JobId, SpawnFailure, WorkerId, WorkerState};
@@ -59,9 +59,14 @@ impl Daemon {
         for worker in regained {
             let row = self.fleet.worker(*worker).and_then(|worker| self.fleet.process(worker.process));
             let Some(row) = row.filter(|_| self.workers.get(*worker).is_some()) else { continue };
-            let (app, process) = (self.fleet.app(row.app).map_or("", crate::core::App::name), row.id.0);
-            let message = format!("App [{app}:{process}] runs on without its channel; it gets one when it is reloaded");
-            about!(info, message_ids::REGAINED, app, process, "{message}");
+            let row = Row::of(&self.fleet, row.id);
+            about!(
+                info,
+                message_ids::REGAINED,
+                row.app,
+                row.process,
+                "{row} runs on without its channel; it gets one when it is reloaded"
+            );
         }
     }
 

@@ -384,11 +384,9 @@ impl Sinks {
         if lost != Lost::default() {
             let reason = shelf.file.error().unwrap_or_default();
             self.losses.add(outlet.process, lost, &reason, now);
-            if !shelf.victims.contains(&outlet.process) {
-                shelf.victims.push(outlet.process);
-            }
-        } else if !shelf.file.is_well() {
-            // What it wrote waits; if that goes on, somebody should know.
+        }
+        // What it wrote is lost, or waits; if that goes on, somebody should know.
+        if lost != Lost::default() || !shelf.file.is_well() {
             if !shelf.victims.contains(&outlet.process) {
                 shelf.victims.push(outlet.process);
             }

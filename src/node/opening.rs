@@ -60,9 +60,21 @@ impl Order {
 }
 
 impl Task {
-    /// Whether it is a file that the supervisor has made and may have to make again.
-    pub(super) fn is_file(&self, id: ListenerId) -> bool {
-        self.listeners.all.get(&id).is_some_and(|listener| matches!(listener.origin, Origin::File(_)))
+    /// The path to be looked at on disk before a socket is given out, `known` or yet to be made: of a file that the
+    /// supervisor makes and may have to make again. None for one that systemd made.
+    pub(super) fn path_to_open(
+        &self,
+        app: AppId,
+        who: &Identity,
+        wanted: &Wanted,
+        known: Option<ListenerId>,
+    ) -> Option<PathBuf> {
+        let Wanted::Path(path) = wanted else { return None };
+        let ours = match known.map(|id| self.listeners.all.get(&id)) {
+            Some(listener) => listener.is_some_and(|listener| matches!(listener.origin, Origin::File(_))),
+            None => self.listeners.find_inherited(app, who, wanted).is_none(),
+        };
+        ours.then(|| path.clone())
     }
 
     /// A worker of the app has ended or closed a server, and may have removed files although they are others', too.
@@ -214,10 +226,8 @@ impl Task {
             return;
         };
         let known = self.listeners.find(app, &wanted, None);
-        if let Wanted::Path(path) = &wanted
-            && known.map_or_else(|| self.listeners.find_inherited(app, who, &wanted).is_none(), |id| self.is_file(id))
-        {
-            return self.open_path(app, path.clone(), who, Balance::Shared, Some(Asker::Daemon(order)));
+        if let Some(path) = self.path_to_open(app, who, &wanted, known) {
+            return self.open_path(app, path, who, Balance::Shared, Some(Asker::Daemon(order)));
         }
         if let Some(listener) = known {
             return self.hand_out(listener, order);

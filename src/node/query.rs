@@ -127,10 +127,7 @@ impl Task {
         };
         let index = wanted.is_one_of_many().then_some(query.index);
         let known = self.listeners.find(app, &wanted, index).or_else(|| self.join(app, &who, &wanted, index));
-        if let Wanted::Path(path) = &wanted
-            && known.map_or_else(|| self.listeners.find_inherited(app, &who, &wanted).is_none(), |id| self.is_file(id))
-        {
-            let path = path.clone();
+        if let Some(path) = self.path_to_open(app, &who, &wanted, known) {
             return self.open_path(app, path, &who, balance, Some(Asker::Worker(id, query)));
         }
         if let Some(listener) = known {
