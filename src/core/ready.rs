@@ -78,13 +78,14 @@ impl Fleet {
     }
 
     pub(super) fn ready_received(&mut self, id: WorkerId) {
-        let Some(spec) = self.starting_spec(id).filter(|spec| spec.wait_ready) else { return };
+        let Some(spec) = self.spec_of_worker(id).filter(|spec| spec.wait_ready) else { return };
         let probed = spec.probe.is_some();
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.told) else { return };
         if !probed {
+            // Even if it counts as ready by now: its successor is given the time that this one took.
             worker.told = true;
             self.has_shown_more(id);
-        } else if !worker.probing {
+        } else if !worker.probing && worker.state == WorkerState::Starting {
             // With both, the app's word comes first and the probe confirms it.
             worker.probing = true;
             self.save();

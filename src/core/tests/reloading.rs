@@ -146,6 +146,20 @@ fn a_newcomer_has_three_times_what_its_predecessor_took() {
 }
 
 #[test]
+fn a_word_that_came_late_tells_what_a_newcomer_needs() {
+    let mut sim = Simulator::default();
+    sim.start(AppSpec { wait_ready: true, ..cluster(1) });
+    sim.spawned(w(1));
+    sim.pass(3000);
+    assert_eq!(sim.state(P0), State::Ready, "as in PM2");
+    sim.pass(1000);
+    sim.send(Event::ReadyReceived { worker: w(1) });
+    sim.reload(&[P0]);
+    sim.spawned(w(2));
+    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 12_000)]);
+}
+
+#[test]
 fn a_newcomer_has_no_more_time_than_was_set_and_a_minute_at_most() {
     let (sim, _) = slow(AppSpec { listen_timeout: 4000, ..cluster(1) }, 7000);
     assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 4000)]);
