@@ -1,11 +1,14 @@
 //! Files in memory that are passed from one daemon to the next (memfd_create(2)).
+//!
+//! Must never be left with the mode that the kernel gives them, which lets everybody open them whom /proc/PID/fd does: also
+//! a thread of the daemon that has taken on a user's rights to open what that user has named.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, fcntl_get_seals, memfd_create};
 
 const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
 
@@ -30,11 +33,21 @@ pub fn rewritable(name: &str) -> io::Result<File> {
 
 fn create(name: &str, flags: MemfdFlags) -> io::Result<OwnedFd> {
     let flags = flags | MemfdFlags::CLOEXEC;
-    match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+    let file = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         // Before Linux 6.3 nothing could say that a file is not to be executed.
-        Err(rustix::io::Errno::INVAL) => Ok(memfd_create(name, flags)?),
-        other => Ok(other?),
-    }
+        Err(rustix::io::Errno::INVAL) => memfd_create(name, flags)?,
+        other => other?,
+    };
+    keep_private(&file)?;
+    Ok(file)
+}
+
+/// Has nobody but its owner open a file in memory again.
+///
+/// # Errors
+/// As fchmod(2).
+pub fn keep_private(fd: impl AsFd) -> io::Result<()> {
+    Ok(fchmod(fd, Mode::RUSR | Mode::WUSR)?)
 }
 
 /// Whether this is a file in memory that nobody can change any more.
@@ -63,6 +76,21 @@ pub fn read_all(fd: impl AsFd, max: usize) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn nobody_else_opens_one_by_proc() {
+        use crate::sys::identity::{Identity, run_as};
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::MetadataExt;
+        for file in [File::from(sealed("state", b"secret").unwrap()), rewritable("state").unwrap()] {
+            assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+            if nix::unistd::Uid::effective().is_root() {
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                let opened = run_as(&Identity::by_name("nobody").unwrap(), || File::open(path).map(drop));
+                assert_eq!(opened.unwrap().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            }
+        }
+    }
 
     #[test]
     fn a_sealed_file_cannot_be_changed() {

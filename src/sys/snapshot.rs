@@ -34,6 +34,8 @@ impl Snapshot {
         let names = [format!("{name}-a"), format!("{name}-b")];
         if let [Some(first), Some(second)] = names.clone().map(|name| store.get(&name)) {
             let slots = [first, second].map(|fd: OwnedFd| File::from(fd));
+            // A release before this one left them open to everybody.
+            slots.iter().try_for_each(memfd::keep_private)?;
             let newest = slots.iter().filter_map(read).max_by_key(|(number, _)| *number);
             let number = newest.as_ref().map_or(0, |(number, _)| *number);
             return Ok((Snapshot { slots, number }, newest.map(|(_, content)| content)));
