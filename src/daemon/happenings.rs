@@ -232,7 +232,8 @@ impl Daemon {
         let Some(live) = self.workers.get(worker) else { return };
         let Some(probe) = live.spec.probe.clone() else { return };
         let (facts, spec, identity) = (self.facts.clone(), live.spec.clone(), live.identity.clone());
-        let reach = super::probe::Reach { worker, primary: live.channel.then(|| self.primary.clone()) };
+        let primary = live.channel.then(|| self.primary.clone());
+        let reach = super::probe::Reach { worker, primary, identity: identity.clone() };
         let meant = self.names_for_a_probe(worker, live.pid);
         let task = tokio::spawn(async move {
             let command = |argv: Vec<String>| {

@@ -3,15 +3,19 @@
 //! Must never decide what readiness means; it says "succeeded" once, or goes on asking until it is aborted.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::core::{Probe, ProbeKind, WorkerId};
 use crate::node::{HandedOver, Primary};
+use crate::sys::identity::{Identity, run_as_async};
+use crate::sys::socket;
 
 /// Of an answer's head, so much is read at most; the status line is within.
 const HEAD: usize = 1024;
@@ -47,6 +51,31 @@ pub(super) struct Reach {
     pub(super) worker: WorkerId,
     /// Who can give it a connection; none for a worker without a channel, which has its address to itself.
     pub(super) primary: Option<Primary>,
+    /// With whose rights a unix socket is connected to.
+    pub(super) identity: Identity,
+}
+
+/// Names that are looked up at a time. Each has a thread of its own, for as long as a name server takes.
+static LOOKUPS: Semaphore = Semaphore::const_new(8);
+
+/// Where an address with a port is. What takes longer than whoever asks waits goes on: asking again must not pile up
+/// look-ups, behind which everybody's would wait.
+async fn find(address: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = address.parse() {
+        return Ok(vec![address]);
+    }
+    if let Some(port) = address.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+        return Ok(vec![(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()]);
+    }
+    let permit = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+    let (address, (tell, told)) = (address.to_owned(), oneshot::channel());
+    std::thread::Builder::new().name("look-up".to_owned()).spawn(move || {
+        let found = address.to_socket_addrs().map(Vec::from_iter);
+        drop(permit);
+        // Nobody may wait for it any more.
+        let _ = tell.send(found);
+    })?;
+    told.await.map_err(io::Error::other)?
 }
 
 impl Reach {
@@ -60,7 +89,7 @@ impl Reach {
                 HandedOver::Unknown => {}
             }
         }
-        TcpStream::connect(address).await
+        TcpStream::connect(find(address).await?.as_slice()).await
     }
 }
 
@@ -78,7 +107,9 @@ async fn pair() -> io::Result<(TcpStream, std::net::TcpStream)> {
 
 async fn tcp(reach: &Reach, address: &str) -> bool {
     if address.starts_with('/') {
-        UnixStream::connect(address).await.is_ok()
+        let path = PathBuf::from(address);
+        let connected = run_as_async(reach.identity.clone(), move || socket::connect_unix(&path)).await;
+        connected.is_ok_and(|connected| connected.is_ok())
     } else {
         reach.connect(address).await.is_ok()
     }
@@ -157,7 +188,7 @@ mod tests {
             asked
         });
         let probe = Probe { kind: ProbeKind::Http(url), interval: 1, timeout: 2000, count: 2 };
-        let reach = Reach { worker: WorkerId(1), primary: None };
+        let reach = Reach { worker: WorkerId(1), primary: None, identity: Identity::own().unwrap() };
         timeout(Duration::from_secs(10), succeed(&probe, &reach, |_| async { false })).await.unwrap();
         assert_eq!(server.await.unwrap(), 4);
     }

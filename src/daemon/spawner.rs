@@ -25,6 +25,7 @@ use crate::node::{self, Account, LaunchContext, Primary};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::identity::{Identity, run_as_async};
 use crate::sys::pidfd::{self, ExitStatus};
+use crate::sys::plain;
 use crate::sys::scope::Scope;
 use crate::sys::socket;
 use crate::sys::spawn::{Child, Held, Spawn};
@@ -348,7 +349,7 @@ async fn write_pid_file(spec: &AppSpec, path: PathBuf, identity: &Identity, pid:
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        std::fs::write(&path, pid.to_string())
+        plain::write(&path, pid.to_string().as_bytes())
     })
     .await;
     let problem = match written {

@@ -21,6 +21,7 @@ use crate::api::Error;
 use crate::core::{AppSpec, WorkerId};
 use crate::sys::identity::run_as_async;
 use crate::sys::pidfd;
+use crate::sys::plain;
 use crate::sys::tree::Tree;
 
 /// A line for a worker's standard input waits at most this long for the worker to read.
@@ -202,7 +203,7 @@ impl Workers {
             let pid = live.pid.to_string();
             // By now it may name the worker that follows; and a file of the user's is touched with their rights only.
             let remove = move || {
-                if std::fs::read_to_string(&path).is_ok_and(|text| text == pid) {
+                if plain::has(&path, pid.as_bytes()) {
                     drop(std::fs::remove_file(&path));
                 }
             };

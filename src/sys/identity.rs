@@ -157,6 +157,12 @@ fn supplementary(name: &str, gid: Gid) -> Result<Vec<u32>, IdentityError> {
     Ok(groups.into_iter().map(Gid::as_raw).collect())
 }
 
+/// Whether this process is root, who may take on anybody's rights.
+#[must_use]
+pub fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
 /// Runs `f` in a thread of its own that has this user's rights on files and no capability, and waits for it.
 ///
 /// Everything the file system decides by credentials (opening, creating, binding and connecting unix sockets,
@@ -183,8 +189,8 @@ pub fn run_as<T: Send>(who: &Identity, f: impl FnOnce() -> T + Send) -> Result<T
     result.and_then(|inner| inner).map_err(|source| IdentityError::Switch { name: who.name.clone(), source })
 }
 
-/// [`run_as`] for async code: `f` may block (a slow disk, a hanging network share) without holding up the loop. It
-/// goes on when the future is dropped.
+/// [`run_as`] for async code: `f` may block (a slow disk, a hanging network share) without holding up the loop, nor
+/// anybody else, for the thread is its alone: those of the runtime are few. It goes on when the future is dropped.
 ///
 /// # Errors
 /// As [`run_as`].
@@ -196,13 +202,22 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    // run_as makes a thread of its own below a pool thread; a pool thread that changed its credentials itself could
-    // not be given back.
-    tokio::task::spawn_blocking(move || run_as(&who, f)).await.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        // Only a runtime that is shutting down cancels blocking tasks.
-        Err(error) => Err(IdentityError::Switch { name: String::from("?"), source: io::Error::other(error) }),
-    })
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let name = who.name.clone();
+    let cannot = |source| IdentityError::Switch { name, source };
+    let work = move || {
+        let act = || if who.is_own() { Ok(f()) } else { take_on(&who).map(|()| f()) };
+        // Nobody may wait for it any more.
+        let _ = tell.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)));
+    };
+    if let Err(error) = std::thread::Builder::new().name("run-as".to_owned()).spawn(work) {
+        return Err(cannot(error));
+    }
+    match told.await {
+        Ok(Ok(result)) => result.map_err(cannot),
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(gone) => Err(cannot(io::Error::other(gone))),
+    }
 }
 
 /// Gives the calling thread, and it alone, the user's filesystem credentials, for the rest of its life.
@@ -361,6 +376,23 @@ mod tests {
         assert_eq!(fs::read(&secret).unwrap(), b"s");
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
         assert!(!status.contains("CapEff:\t0000000000000000"));
+    }
+
+    #[test]
+    fn who_waits_for_long_does_not_keep_the_threads_of_the_runtime() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let own = Identity::own().unwrap();
+            let (go, waits) = std::sync::mpsc::channel::<()>();
+            let waiting = tokio::spawn(run_as_async(own, move || waits.recv().is_ok()));
+            tokio::task::yield_now().await;
+            let other = tokio::task::spawn_blocking(|| 1);
+            let deadline = std::time::Duration::from_secs(20);
+            assert_eq!(tokio::time::timeout(deadline, other).await.unwrap().unwrap(), 1);
+            go.send(()).unwrap();
+            assert!(waiting.await.unwrap().unwrap());
+        });
     }
 
     #[test]

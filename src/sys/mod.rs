@@ -18,6 +18,7 @@ pub mod memfd;
 pub mod notify;
 pub mod pidfd;
 pub mod pipe;
+pub mod plain;
 pub mod poller;
 pub mod proc;
 pub mod reuseport;

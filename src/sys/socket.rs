@@ -83,6 +83,16 @@ pub fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Connects to a unix socket without waiting, with the calling thread's filesystem credentials.
+///
+/// # Errors
+/// What connect(2) says; `WouldBlock` when too many wait there already.
+pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    let fd = new_socket(AddressFamily::UNIX, Kind::Stream)?;
+    rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
+    Ok(fd)
+}
+
 fn new_socket(family: AddressFamily, kind: Kind) -> io::Result<OwnedFd> {
     let kind = match kind {
         Kind::Stream => SocketType::STREAM,
