@@ -14,7 +14,7 @@ use super::place::{Open, Place};
 use super::rotation::{self, Names, Step};
 use super::schedule::Schedule;
 use crate::core::{RotateSpec, WorkerId};
-use crate::sys::{append, pipe};
+use crate::sys::{append, pipe, plain};
 
 /// Bytes that wait for a file that cannot be written; what comes beyond is dropped.
 const MAX_PENDING: usize = 64 << 10;
@@ -179,12 +179,7 @@ impl LogFile {
         let emptied = match &self.open {
             Some(open) if open.regular => open.file.set_len(0),
             Some(_) => Ok(()),
-            None => self.place.with_rights(|path| match std::fs::metadata(path) {
-                Ok(meta) if meta.is_file() => File::options().write(true).open(path)?.set_len(0),
-                Ok(_) => Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-            }),
+            None => self.place.with_rights(plain::empty),
         };
         emptied.map_err(|source| FileError::Empty { path: self.place.path.clone(), source })?;
         if let Some(open) = &mut self.open {

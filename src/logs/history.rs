@@ -24,7 +24,7 @@ use super::rotation::{self, Kept, Names};
 use super::tail::{self, Remembered};
 use crate::core::{ProcessId, Uid};
 use crate::sys::identity::Identity;
-use crate::sys::pipe;
+use crate::sys::{pipe, plain};
 
 /// Bytes that one file or process can contribute.
 const MAX_BYTES: usize = 16 << 20;
@@ -318,10 +318,7 @@ impl Archive {
             }
             return Ok(found);
         }
-        let file = place.with_rights(|path| {
-            // Opening a fifo waits.
-            if std::fs::metadata(path)?.is_file() { File::open(path) } else { Err(io::ErrorKind::InvalidInput.into()) }
-        })?;
+        let file = place.with_rights(plain::open)?;
         let mut reader: Box<dyn BufRead> = if compressed {
             Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(file))))
         } else {

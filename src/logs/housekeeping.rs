@@ -5,8 +5,8 @@
 //! touch a file that is not named like a rotated one of a log file it was told of.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, FileTimes, OpenOptions};
-use std::io;
+use std::fs::{self, FileTimes, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +17,7 @@ use flate2::write::GzEncoder;
 use super::place::Place;
 use super::rotation::{self, Kept, Names};
 use crate::core::{AppId, RotateSpec, Uid};
+use crate::sys::plain;
 
 /// Ends the name of a compressed file that is not complete.
 const PARTIAL: &str = ".tmp";
@@ -197,11 +198,12 @@ fn compress(path: &Path) -> io::Result<()> {
 }
 
 fn compress_into(path: &Path, partial: &Path) -> io::Result<()> {
-    let mut from = File::open(path)?;
+    let from = plain::open(path)?;
     let meta = from.metadata()?;
     let into = OpenOptions::new().write(true).create_new(true).mode(0o640).open(partial)?;
     let mut encoder = GzEncoder::new(into, Compression::default());
-    io::copy(&mut from, &mut encoder)?;
+    // As much as it had: somebody may write into it as fast as this reads.
+    io::copy(&mut from.take(meta.len()), &mut encoder)?;
     let into = encoder.finish()?;
     into.set_times(FileTimes::new().set_modified(meta.modified()?))?;
     // The plain file is removed next; a crash of the machine must not leave neither.
@@ -212,7 +214,7 @@ fn compress_into(path: &Path, partial: &Path) -> io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::fs::File;
     use std::time::{Duration, Instant, SystemTime};
 
     use crate::sys::identity::Identity;

@@ -1,13 +1,13 @@
 //! The last lines: of a file, or of what is remembered of a process that has none.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
 use super::place::Place;
 use super::split::Line;
+use crate::sys::plain;
 
 /// Of each file, so many bytes from its end are looked at.
 const MAX_LOOK: u64 = 4 << 20;
@@ -35,10 +35,8 @@ pub struct Beginning {
 /// # Errors
 /// When its owner cannot read it.
 pub fn of_file(place: &Place, lines: usize, from: u64) -> io::Result<(SystemTime, Vec<Vec<u8>>)> {
-    let file = place.with_rights(|path| {
-        // Nothing else has an end to look at, and opening a fifo waits.
-        if std::fs::metadata(path)?.is_file() { File::open(path) } else { Err(io::ErrorKind::InvalidInput.into()) }
-    })?;
+    // Nothing else has an end to look at.
+    let file = place.with_rights(plain::open)?;
     let meta = file.metadata()?;
     let length = if from <= meta.len() { meta.len() - from } else { meta.len() };
     let mut end = vec![0; usize::try_from(length.min(MAX_LOOK)).unwrap_or(0)];
