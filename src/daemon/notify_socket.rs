@@ -6,9 +6,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 use crate::sys::identity::Identity;
+use crate::sys::socket;
 
 /// Longer messages than this are no sd_notify messages.
 const MESSAGE: usize = 4096;
@@ -55,7 +57,8 @@ impl NotifySocket {
     pub async fn ready(&self) -> io::Result<()> {
         let mut buffer = [0; MESSAGE];
         loop {
-            let length = self.socket.recv(&mut buffer).await?;
+            let receive = || socket::receive_bytes(&self.socket, &mut buffer);
+            let (length, _) = self.socket.async_io(Interest::READABLE, receive).await?;
             if buffer[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
                 return Ok(());
             }

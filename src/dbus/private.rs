@@ -23,6 +23,7 @@ use super::peer::{Peer, locked};
 use super::serve::{PATIENCE, calls, serve};
 use super::wire::Guarded;
 use super::{ServeError, Shared};
+use crate::sys::socket;
 
 /// Connections at a time; who comes on top waits in the socket's queue.
 const CONNECTIONS: usize = 512;
@@ -111,7 +112,10 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: UnixListener, access: 
                 continue;
             }
         };
-        let Some(user) = users.admit(&stream) else { continue };
+        let Some(user) = users.admit(&stream) else {
+            socket::stop_receiving(&stream);
+            continue;
+        };
         let shared = Arc::clone(&shared);
         shared.connected.send_modify(|count| *count += 1);
         connections.spawn(async move {

@@ -2,8 +2,7 @@
 //!
 //! zbus takes greetings of any length and messages of up to 128 MiB, and sets memory aside for the length that a
 //! message's header claims. A stranger's connection must not be able to do that to the daemon, nor hold it up by not
-//! reading. Descriptors are never taken: no method has one among its arguments, and a read(2) without room for them
-//! makes the kernel close what came along (unix(7)).
+//! reading. Descriptors are never taken: no method has one among its arguments. Who sends some is not served any longer.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -164,15 +163,20 @@ fn claimed_length(header: &[u8]) -> Option<usize> {
 #[derive(Debug)]
 struct Bytes(OwnedReadHalf);
 
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        let stream: &UnixStream = self.0.as_ref();
+        socket::stop_receiving(stream);
+    }
+}
+
 #[async_trait]
 impl ReadHalf for Bytes {
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        loop {
-            self.0.readable().await?;
-            match self.0.try_read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result.map(|count| (count, Vec::new())),
-            }
+        let stream: &UnixStream = self.0.as_ref();
+        match stream.async_io(Interest::READABLE, || socket::receive_bytes(stream, buffer)).await? {
+            (_, true) => Err(io::Error::new(io::ErrorKind::InvalidData, "descriptors are not taken")),
+            (count, false) => Ok((count, Vec::new())),
         }
     }
 }

@@ -159,9 +159,7 @@ impl Channel {
             if got.bytes == 0 {
                 return Ok(Batch::empty(Next::End));
             }
-            let with_fd = !got.fds.is_empty() || got.truncated;
-            // Nothing of a worker's is kept; the peeked duplicates least of all.
-            drop(got.fds);
+            let with_fd = got.truncated;
             let bytes = &buffer[..got.bytes];
             let Some(end) = bytes.iter().rposition(|b| *b == b'\n') else {
                 if !with_fd && got.bytes < TAIL {
@@ -223,11 +221,12 @@ impl Channel {
     fn consume_bytes(&mut self, mut count: usize, buffer: &mut [u8]) -> Result<(), Violation> {
         while count > 0 {
             let step = count.min(buffer.len());
-            let got = socket::receive(&self.fd, &mut buffer[..step], false)?;
-            if got.bytes == 0 {
+            // Nothing of a worker's is kept.
+            let (bytes, _) = socket::receive_bytes(&self.fd, &mut buffer[..step])?;
+            if bytes == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
-            count -= got.bytes;
+            count -= bytes;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::survive::channel_name;
 use super::task::{Task, Token};
 use crate::core::WorkerId;
 use crate::sys::epoll::Interest;
+use crate::sys::socket;
 
 /// A user's message beyond this is not written in one piece; it is bounded all the same.
 const MESSAGE_LIMIT: usize = 1 << 20;
@@ -110,6 +111,7 @@ impl Task {
         let Some(channel) = worker.channel.take() else { return false };
         worker.deferred.clear();
         self.memory.changed = true;
+        socket::stop_receiving(&channel);
         self.config.store.release(&channel_name(id));
         // A duplicate may live on in a descriptor store, and with it the registration.
         if let Err(error) = self.epoll.delete(&channel) {

@@ -28,6 +28,7 @@ pub mod snapshot;
 pub mod socket;
 pub mod spawn;
 pub mod store;
+pub mod stray;
 pub mod subreaper;
 pub mod tree;
 pub mod ulimits;

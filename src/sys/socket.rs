@@ -17,8 +17,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 
-/// Descriptors accepted with one message at most; Linux's SCM_MAX_FD is 253, Node sends one.
-const FDS_PER_MESSAGE: usize = 8;
+use super::stray;
+
+/// Descriptors that may come with one message (SCM_MAX_FD, unix(7)). What there is no room for the kernel closes within
+/// the call, which may take long; see [`super::stray`].
+const FDS_PER_MESSAGE: usize = 253;
 
 /// Where a socket is bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -223,17 +226,18 @@ pub struct Received {
     pub bytes: usize,
     /// Descriptors that came with the last of them (the kernel never returns bytes from behind a descriptor).
     pub fds: Vec<OwnedFd>,
-    /// Descriptors were lost: too many, or the process may open no more.
+    /// Descriptors were lost, since the process may open no more; or there are some and it was only looked.
     pub truncated: bool,
 }
 
-/// Receives into `buffer` without waiting. With `peek` everything stays where it is, and descriptors are duplicates.
+/// Receives into `buffer` without waiting. With `peek` everything stays where it is.
 ///
 /// # Errors
 /// What recvmsg(2) says; `WouldBlock` when there is nothing.
 pub fn receive(fd: impl AsFd, buffer: &mut [u8], peek: bool) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let room = if peek { 0 } else { space.len() };
+    let mut control = RecvAncillaryBuffer::new(&mut space[..room]);
     let mut flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     if peek {
         flags |= RecvFlags::PEEK;
@@ -251,6 +255,32 @@ pub fn receive(fd: impl AsFd, buffer: &mut [u8], peek: bool) -> io::Result<Recei
         }
     }
     Ok(Received { bytes: message.bytes, fds, truncated: message.flags.contains(ReturnFlags::CTRUNC) })
+}
+
+/// [`receive`] for bytes alone: descriptors that come with them are closed, however long that takes, without waiting for it.
+/// Tells how many bytes there were, and whether there was a descriptor.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_bytes(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+    let got = receive(fd, buffer, false)?;
+    let with_fd = got.truncated || !got.fds.is_empty();
+    stray::close(got.fds);
+    Ok((got.bytes, with_fd))
+}
+
+/// Receives no more, and takes out what lies there, so that the last close(2) finds no descriptors to close as well.
+pub fn stop_receiving(fd: impl AsFd) {
+    let fd = fd.as_fd();
+    // Where it is connected no more, nothing more can come.
+    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Read);
+    let (mut buffer, mut strays) = (vec![0; 64 << 10], Vec::new());
+    while let Ok(got) = receive(fd, &mut buffer, false)
+        && (got.bytes > 0 || !got.fds.is_empty())
+    {
+        strays.extend(got.fds);
+    }
+    stray::close(strays);
 }
 
 #[cfg(test)]
@@ -328,7 +358,8 @@ mod tests {
         let mut buffer = [0; 64];
         for peek in [true, true, false] {
             let got = receive(&there, &mut buffer, peek).unwrap();
-            assert_eq!((&buffer[..got.bytes], got.fds.len(), got.truncated), (&b"one\ntwo\n"[..], 1, false));
+            let fds = usize::from(!peek);
+            assert_eq!((&buffer[..got.bytes], got.fds.len(), got.truncated), (&b"one\ntwo\n"[..], fds, peek));
             if !peek {
                 std::fs::File::from(got.fds.into_iter().next().unwrap()).write_all(b"!").unwrap();
             }

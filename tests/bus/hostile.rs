@@ -1,10 +1,14 @@
 //! Peers that do what no honest client does: the daemon stays up, small, and at everybody else's service.
 
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use pm2rs::api::{Client, Error, JobState, names};
 use pm2rs::daemon::Change;
 use pm2rs::dbus::Server;
+use pm2rs::sys::{socket, stray};
+use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use zbus::Message;
@@ -70,6 +74,29 @@ async fn garbage_ends_the_connection_it_came_over() {
         closed(&mut stream).await;
         serves(&client).await;
     }
+}
+
+#[tokio::test]
+async fn descriptors_that_take_long_to_close_hold_nobody_up() {
+    let daemon = Daemon::of_two();
+    let (mut server, client) = daemon.connected().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut lingering = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let _who_does_not_read = listener.accept().unwrap();
+    lingering.set_nonblocking(true).unwrap();
+    while lingering.write(&[0; 65536]).is_ok() {}
+    sockopt::set_socket_linger(&lingering, Some(Duration::from_secs(40))).unwrap();
+    let (mut gone, ours) = std::io::pipe().unwrap();
+
+    let mut stream = stranger(&mut server);
+    socket::send(&stream, &greeting(me()), Some(lingering.as_fd())).unwrap();
+    // The last one is in the socket by the time that the server looks.
+    stray::close(vec![lingering.into(), ours.into()]);
+    assert_eq!(gone.read(&mut [0]).unwrap(), 0);
+    let began = std::time::Instant::now();
+    closed(&mut stream).await;
+    serves(&client).await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
