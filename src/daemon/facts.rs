@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use notify::RecommendedWatcher;
-
 use crate::config::dump::SavedApp;
 use crate::core::{AppId, Exit, JobId, JobOutcome, SpawnFailure, WorkerId};
 
@@ -38,8 +36,6 @@ pub(super) enum Fact {
     EndMeant(&'static str, bool),
     /// A watched file of an app changed.
     FileChanged(AppId, PathBuf),
-    /// The walk over a watched app's folders is over.
-    Watching(AppId, Box<Result<RecommendedWatcher, String>>),
     /// A failed job's message has been completed with the worker's last words.
     JobEnded(JobId, JobOutcome),
 }

@@ -42,7 +42,6 @@ impl Daemon {
             Fact::Ready(worker) => self.feed(Event::ReadyReceived { worker }),
             Fact::Probed(worker) => self.feed(Event::ProbeSucceeded { worker }),
             Fact::FileChanged(app, path) => self.on_file_changed(app, path),
-            Fact::Watching(app, result) => self.on_watching(app, *result),
             Fact::Serving(result) => self.on_serving(*result),
             Fact::Asked(reply, result) => self.on_asked(reply, result),
             Fact::EndMeant(name, restart) => self.on_end_meant(name, restart),

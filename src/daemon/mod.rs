@@ -58,6 +58,7 @@ mod targets;
 mod timers;
 mod triggers;
 mod views;
+mod watching;
 mod workers;
 mod write_schedule;
 

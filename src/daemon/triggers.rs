@@ -4,29 +4,22 @@
 //! Costs nothing for apps that use none of it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use jiff::Zoned;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::accounts;
-use super::facts::Fact;
+use super::watching::Watching;
 use super::{Daemon, now};
-use crate::core::{AppId, AppSpec, Event, ExecMode, LogSpec, ProcessId, RestartCause, State, Time, WatchSpec};
-use crate::sys::identity::run_as_async;
+use crate::core::{AppId, AppSpec, Event, ExecMode, ProcessId, RestartCause, State, Time, WatchSpec};
 
 /// Memory of apps with a limit is looked at so often (ms).
 const MEMORY_INTERVAL: u64 = 1000;
 /// Changes that come closer together than this (ms) are one.
 const SETTLE: u64 = 200;
-/// PM2's default of what is not watched: dot files and installed packages.
-const IGNORED: [&str; 2] = ["**/.*", "**/node_modules"];
 
 /// Everything that may trigger a restart.
 #[derive(Debug, Default)]
@@ -43,8 +36,7 @@ pub(super) struct Triggers {
 struct Watch {
     spec: WatchSpec,
     cwd: PathBuf,
-    /// `None` while the folders are being walked.
-    watcher: Option<RecommendedWatcher>,
+    _watching: Watching,
 }
 
 impl Triggers {
@@ -118,7 +110,7 @@ impl Daemon {
         &mut self.restart_triggers
     }
 
-    fn follow_files(&mut self, app: AppId, spec: &AppSpec) {
+    fn follow_files(&mut self, app: AppId, spec: &Arc<AppSpec>) {
         let wanted = spec
             .watched()
             .filter(|_| self.fleet.processes_of(app).any(|row| row.desired == crate::core::Desired::Running));
@@ -130,30 +122,10 @@ impl Daemon {
         if known.is_some_and(|watch| watch.spec == *wanted && watch.cwd == spec.cwd) {
             return;
         }
-        let watch = Watch { spec: wanted.clone(), cwd: spec.cwd.clone(), watcher: None };
         let owner = self.fleet.app(app).map_or(self.owner, |app| app.owner);
-        let (spec, facts) = (spec.clone(), self.facts.clone());
+        let watching = Watching::begin(app, owner, Arc::clone(spec), self.facts.clone());
+        let watch = Watch { spec: wanted.clone(), cwd: spec.cwd.clone(), _watching: watching };
         self.restart_triggers.watches.insert(app, watch);
-        // The walk over the folders takes its time, and may see no more than the app's user can.
-        tokio::spawn(async move {
-            let begun = facts.clone();
-            let watching = async move {
-                let identity = accounts::of_worker(owner, &spec).await?;
-                let walk = move || begin(app, &spec, begun).map_err(|error| error.to_string());
-                run_as_async(identity, walk).await.map_err(|error| error.to_string())?
-            };
-            drop(facts.send(Fact::Watching(app, Box::new(watching.await))));
-        });
-    }
-
-    /// The walk over a watched app's folders is over.
-    pub(super) fn on_watching(&mut self, app: AppId, result: Result<RecommendedWatcher, String>) {
-        match (result, self.restart_triggers.watches.get_mut(&app)) {
-            (Ok(watcher), Some(watch)) => watch.watcher = Some(watcher),
-            (Err(error), _) => warn!(app = app.0, error, "cannot watch the app's files"),
-            // Not watched any more: the watcher goes.
-            (Ok(_), None) => {}
-        }
     }
 
     /// A watched file of an app changed.
@@ -232,105 +204,10 @@ fn next_time(cron: &Cron) -> Option<Time> {
     Some(now().after(u64::try_from(wait).unwrap_or(0)))
 }
 
-/// Walks over the folders of an app and begins to watch them.
-fn begin(
-    app: AppId,
-    spec: &AppSpec,
-    facts: mpsc::UnboundedSender<Fact>,
-) -> Result<RecommendedWatcher, Box<dyn std::error::Error>> {
-    let cwd = spec.cwd.as_path();
-    let watched = spec.watch.clone().unwrap_or_default();
-    let logs = spec.log.clone();
-    let spec = &watched;
-    let filter = Filter::new(spec, cwd)?;
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return };
-        if event.kind.is_access() {
-            return;
-        }
-        if let Some(path) = event.paths.into_iter().find(|path| filter.wants(path) && !is_log(&logs, path)) {
-            drop(facts.send(Fact::FileChanged(app, path)));
-        }
-    })?;
-    let default = [cwd.to_owned()];
-    let paths = if spec.paths.is_empty() { &default[..] } else { &spec.paths };
-    for path in paths {
-        watcher.watch(&cwd.join(path), RecursiveMode::Recursive)?;
-    }
-    Ok(watcher)
-}
-
-/// Whether this is one of the app's own log files, with its number or rotated: to write them is no change of the app.
-fn is_log(logs: &LogSpec, path: &Path) -> bool {
-    let text = |part: Option<&OsStr>| part.and_then(OsStr::to_str).unwrap_or_default().to_owned();
-    let files = [&logs.out_file, &logs.error_file, &logs.log_file];
-    files.into_iter().flatten().filter(|file| file.parent() == path.parent()).any(|file| {
-        let name = text(path.file_name());
-        let Some(rest) = name.strip_prefix(&text(file.file_stem())) else { return false };
-        let rest = rest.strip_prefix('-').map_or(rest, |rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
-        let extension = file.extension().map_or_else(String::new, |extension| format!(".{}", text(Some(extension))));
-        rest.starts_with("__") || (rest.starts_with(&extension) && (!extension.is_empty() || rest.is_empty()))
-    })
-}
-
-/// Which changed paths matter.
-#[derive(Debug)]
-struct Filter {
-    cwd: PathBuf,
-    ignored: GlobSet,
-    patterns: Vec<regex::Regex>,
-    ext: Vec<String>,
-}
-
-impl Filter {
-    fn new(spec: &WatchSpec, cwd: &Path) -> Result<Filter, Box<dyn std::error::Error>> {
-        let mut ignored = GlobSetBuilder::new();
-        let mut patterns = Vec::new();
-        let defaults: Vec<String> = IGNORED.iter().map(|glob| (*glob).to_owned()).collect();
-        for entry in if spec.ignore.is_empty() { &defaults } else { &spec.ignore } {
-            match entry.strip_prefix("regex:") {
-                Some(pattern) => patterns.push(regex::Regex::new(pattern)?),
-                None => {
-                    let entry = entry.strip_prefix("./").unwrap_or(entry);
-                    ignored.add(Glob::new(entry)?);
-                }
-            }
-        }
-        Ok(Filter { cwd: cwd.to_owned(), ignored: ignored.build()?, patterns, ext: spec.ext.clone() })
-    }
-
-    /// Whether a change of `path` is to be answered. A folder that is ignored is so with all that it holds.
-    fn wants(&self, path: &Path) -> bool {
-        let relative = path.strip_prefix(&self.cwd).unwrap_or(path);
-        let ignored = relative
-            .ancestors()
-            .filter(|part| !part.as_os_str().is_empty())
-            .any(|part| self.ignored.is_match(part) || self.ignored.is_match(self.cwd.join(part)));
-        let text = path.to_string_lossy();
-        let wanted = self.ext.is_empty()
-            || path.extension().is_some_and(|ext| self.ext.iter().any(|wanted| ext.to_string_lossy() == **wanted));
-        wanted && !ignored && !self.patterns.iter().any(|pattern| pattern.is_match(&text))
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn filter(ignore: &[&str]) -> Filter {
-        let spec = WatchSpec { ignore: ignore.iter().map(|s| (*s).to_owned()).collect(), ..WatchSpec::default() };
-        Filter::new(&spec, Path::new("/srv/app")).unwrap()
-    }
-
-    #[test]
-    fn dot_files_and_packages_are_not_watched_by_default() {
-        let filter = filter(&[]);
-        assert!(filter.wants(Path::new("/srv/app/src/a.js")));
-        assert!(!filter.wants(Path::new("/srv/app/.git/index")));
-        assert!(!filter.wants(Path::new("/srv/app/node_modules/x/index.js")));
-        assert!(!filter.wants(Path::new("/srv/app/lib/.a.js.swp")));
-    }
 
     #[test]
     fn a_restart_that_came_due_meanwhile_is_made_up_for() {
@@ -360,23 +237,5 @@ mod tests {
         triggers.plan_anew();
         let moved = triggers.scheduled()[&process];
         assert!(moved.since(by_the_clock) < 60_000 && by_the_clock.since(moved) < 60_000, "{moved:?} {by_the_clock:?}");
-    }
-
-    #[test]
-    fn ignored_folders_are_ignored_with_all_they_hold() {
-        let filter = filter(&["logs", "./tmp", "**/*.log", "regex:\\.bak$"]);
-        assert!(!filter.wants(Path::new("/srv/app/logs/deep/x.js")));
-        assert!(!filter.wants(Path::new("/srv/app/tmp/x.js")));
-        assert!(!filter.wants(Path::new("/srv/app/a/b.log")));
-        assert!(!filter.wants(Path::new("/srv/app/a.js.bak")));
-        assert!(filter.wants(Path::new("/srv/app/a.js")));
-    }
-
-    #[test]
-    fn an_app_s_own_logs_are_no_change_of_it() {
-        let logs = LogSpec { out_file: Some("/srv/app/app.log".into()), ..LogSpec::default() };
-        let is_log = |path: &str| is_log(&logs, Path::new(path));
-        assert!(is_log("/srv/app/app.log") && is_log("/srv/app/app-3.log") && is_log("/srv/app/app-3__2026.log.gz"));
-        assert!(!is_log("/srv/app/app.js") && !is_log("/srv/app/application.log") && !is_log("/srv/app/a/app.log"));
     }
 }
