@@ -125,9 +125,10 @@ fn serve(mode: Mode, handover: Option<Handover>, waiter: &mut Waiter) -> anyhow:
     if notifier()?.is_some() {
         panics::die();
     }
+    let said = || std::env::var(ulimits::VARIABLE).ok()?.parse().ok();
     let limit = ulimits::raise_open_files()
         .inspect_err(|error| warn!(%error, "cannot raise the limit of open files"))
-        .map(|limit| Limit { soft: open_files.unwrap_or(limit.soft), ..limit })
+        .map(|limit| Limit { soft: open_files.or_else(said).unwrap_or(limit.soft), ..limit })
         .ok();
     let notifier = notifier()?;
     let runtime = tokio::runtime::Builder::new_current_thread()

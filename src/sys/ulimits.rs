@@ -4,6 +4,11 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+/// Says which soft limit of open files is for what the daemon starts, where its own must be higher: a few hundred workers
+/// have thousands of descriptors, and neither does systemd pass more than the limit, nor can a program that was passed as
+/// many open its libraries.
+pub const VARIABLE: &str = "PM2RS_OPEN_FILES";
+
 /// A limit of setrlimit(2). [`u64::MAX`] is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {

@@ -185,7 +185,7 @@ impl HomeUnit {
              ExecStart={program} daemon --home {home}\n\
              ExecStartPost=-{program} resurrect --silent --home {home}\n\
              ExecReload={program} reload all --home {home}\n\
-             Restart=always\nRestartSec=100ms\nWatchdogSec=30s\nTimeoutStopSec=90s\nLimitNOFILE=1024:524288\n\
+             Restart=always\nRestartSec=100ms\nWatchdogSec=30s\nTimeoutStopSec=90s\nLimitNOFILE=524288\nEnvironment=PM2RS_OPEN_FILES=1024\n\
              # Apps outlive a daemon that dies, and the next one takes them over.\n\
              KillMode=process\nOOMPolicy=continue\nFileDescriptorStoreMax=8192\nNonBlocking=yes\n\n\
              [Install]\nWantedBy=multi-user.target\n",

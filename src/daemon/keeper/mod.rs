@@ -361,7 +361,10 @@ impl Keeper {
         fds.extend(first.map(|ready| (ready, 0)));
         spawn.fds = fds;
         spawn.umask = current_umask();
-        spawn.limits = self.limit.into_iter().collect();
+        // It keeps our raised limit: with a lower one and more descriptors than that, it could not open its libraries.
+        if let Some(limit) = self.limit {
+            spawn.env.push((ulimits::VARIABLE.into(), limit.soft.to_string().into()));
+        }
         spawn.cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
         let child = spawn.start()?.let_go();
         if is_first {
@@ -441,7 +444,9 @@ impl Keeper {
 
 /// What the daemon gets of our variables, and what a service manager says by them.
 fn environment(inbox: &Path) -> Vec<(OsString, OsString)> {
-    let is_ours = |name: &OsString| notify::VARIABLES.iter().chain([&handover::VARIABLE]).any(|ours| name == ours);
+    let is_ours = |name: &OsString| {
+        notify::VARIABLES.iter().chain([&handover::VARIABLE, &ulimits::VARIABLE]).any(|ours| name == ours)
+    };
     let mut variables: Vec<_> = std::env::vars_os().filter(|(name, _)| !is_ours(name)).collect();
     variables.push(("NOTIFY_SOCKET".into(), inbox.into()));
     variables.push(("WATCHDOG_USEC".into(), WATCHDOG.as_micros().to_string().into()));
