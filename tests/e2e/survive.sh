@@ -104,6 +104,21 @@ test_kills_at_any_moment_are_not_noticed() {
     as_many_servers_as_rows
 }
 
+# Each has some seven descriptors: more in all than programs may usually have open, which systemd goes by, too.
+test_hundreds_of_workers_come_back() {
+    local before main
+    as alice pm2rs --silent start /bin/sleep --interpreter none --name many -i 160 -- 100000
+    eventually online many 160
+    before=$(identities) main=$(daemon)
+    inside systemctl restart pm2rs
+    eventually another_daemon "$main"
+    same "$(identities)" "$before"
+    kill_daemon KILL
+    same "$(identities)" "$before"
+    same "$(inside awk '/^Max open files/ {print $4}' "/proc/$(pids_of many | head -n1)/limits")" 1024
+    as alice pm2rs --silent delete many
+}
+
 test_kills_during_requests_leave_nothing_half_done() {
     local request
     load_begins http://127.0.0.1:3000/
