@@ -20,6 +20,9 @@ use crate::core::{AppId, AppSpec, Event, ExecMode, ProcessId, RestartCause, Stat
 const MEMORY_INTERVAL: u64 = 1000;
 /// Changes that come closer together than this (ms) are one.
 const SETTLE: u64 = 200;
+/// And no longer than this after the first (ms): an app that writes into what is watched all the time is restarted all the
+/// same, which tells its user what is wrong, as PM2 does.
+const UNSETTLED: u64 = 5000;
 
 /// Everything that may trigger a restart.
 #[derive(Debug, Default)]
@@ -27,8 +30,17 @@ pub(super) struct Triggers {
     cron: BTreeMap<ProcessId, (Cron, String, Time)>,
     memory: Option<Time>,
     watches: BTreeMap<AppId, Watch>,
-    /// Apps whose files changed: when the restart is due, and what changed first.
-    changed: BTreeMap<AppId, (Time, PathBuf)>,
+    changed: BTreeMap<AppId, Change>,
+}
+
+/// An app's files changed, and may go on to.
+#[derive(Debug, PartialEq, Eq)]
+struct Change {
+    /// When the restart is due.
+    due: Time,
+    since: Time,
+    /// What changed first.
+    path: PathBuf,
 }
 
 /// The watcher of one app; dropping it ends it.
@@ -43,7 +55,7 @@ impl Triggers {
     /// When something is due.
     pub(super) fn next(&self) -> Option<Time> {
         let cron = self.cron.values().map(|(_, _, at)| *at);
-        let changed = self.changed.values().map(|(at, _)| *at);
+        let changed = self.changed.values().map(|change| change.due);
         cron.chain(changed).chain(self.memory).min()
     }
 
@@ -81,6 +93,12 @@ impl Triggers {
         for (cron, _, at) in self.cron.values_mut() {
             *at = next_time(cron).unwrap_or(Time(u64::MAX));
         }
+    }
+
+    fn note_change(&mut self, app: AppId, path: PathBuf, now: Time) {
+        let settle = self.watches.get(&app).map_or(0, |watch| watch.spec.delay).max(SETTLE);
+        let change = self.changed.entry(app).or_insert(Change { due: now, since: now, path });
+        change.due = now.after(settle).min(change.since.after(settle.saturating_add(UNSETTLED)));
     }
 
     pub(super) fn forget_process(&mut self, process: ProcessId) {
@@ -130,10 +148,7 @@ impl Daemon {
 
     /// A watched file of an app changed.
     pub(super) fn on_file_changed(&mut self, app: AppId, path: PathBuf) {
-        let delay = self.restart_triggers.watches.get(&app).map_or(0, |watch| watch.spec.delay);
-        let at = now().after(delay.max(SETTLE));
-        let first = self.restart_triggers.changed.remove(&app).map_or(path, |(_, first)| first);
-        self.restart_triggers.changed.insert(app, (at, first));
+        self.restart_triggers.note_change(app, path, now());
     }
 
     /// Does what is due.
@@ -152,10 +167,15 @@ impl Daemon {
                 graceful: false,
             });
         }
-        let changed: Vec<AppId> =
-            self.restart_triggers.changed.iter().filter(|(_, (at, _))| *at <= present).map(|(id, _)| *id).collect();
+        let changed: Vec<AppId> = self
+            .restart_triggers
+            .changed
+            .iter()
+            .filter(|(_, change)| change.due <= present)
+            .map(|(id, _)| *id)
+            .collect();
         for app in changed {
-            let Some((_, path)) = self.restart_triggers.changed.remove(&app) else { continue };
+            let Some(Change { path, .. }) = self.restart_triggers.changed.remove(&app) else { continue };
             let graceful = self.restart_triggers.watches.get(&app).is_some_and(|watch| watch.spec.reload);
             let reason = format!("changed: {}", path.display());
             info!(reason, "restarting what is watched");
@@ -224,6 +244,18 @@ mod tests {
         after.go_on_with(&BTreeMap::from([(yearly, Time(5)), (often, Time(u64::MAX)), (ProcessId(9), Time(1))]));
         assert_eq!(after.scheduled(), BTreeMap::from([(yearly, Time(5)), (often, own[&often]), (other, own[&other])]));
         assert_eq!(after.next(), Some(Time(5)));
+    }
+
+    #[test]
+    fn changes_that_come_together_are_one_and_do_not_put_it_off_for_ever() {
+        let mut triggers = Triggers::default();
+        let path = |n: u64| PathBuf::from(format!("/srv/{n}.js"));
+        for at in (1000..9000).step_by(100) {
+            triggers.note_change(AppId(1), path(at), Time(at));
+            let due = Time((at + SETTLE).min(1000 + SETTLE + UNSETTLED));
+            assert_eq!(triggers.changed[&AppId(1)], Change { due, since: Time(1000), path: path(1000) });
+        }
+        assert_eq!(triggers.next(), Some(Time(6200)));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, FileTimes, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -201,6 +201,8 @@ fn compress_into(path: &Path, partial: &Path) -> io::Result<()> {
     let from = plain::open(path)?;
     let meta = from.metadata()?;
     let into = OpenOptions::new().write(true).create_new(true).mode(0o640).open(partial)?;
+    // In the daemon's own folder it is the daemon who makes it; elsewhere it is theirs already.
+    drop(fchown(&into, Some(meta.uid()), Some(meta.gid())));
     let mut encoder = GzEncoder::new(into, Compression::default());
     // As much as it had: somebody may write into it as fast as this reads.
     io::copy(&mut from.take(meta.len()), &mut encoder)?;
@@ -281,6 +283,21 @@ mod tests {
         let mut text = String::new();
         flate2::read::GzDecoder::new(compressed).read_to_string(&mut text).unwrap();
         assert_eq!(text, "newest");
+    }
+
+    #[test]
+    fn a_compressed_file_is_whose_the_plain_one_was() {
+        if !nix::unistd::Uid::effective().is_root() {
+            println!("skipped, needs root");
+            return;
+        }
+        let folder = Folder::new();
+        folder.put("a__2026.log", b"theirs", 10);
+        let nobody = Identity::by_name("nobody").unwrap();
+        std::os::unix::fs::chown(folder.dir.path().join("a__2026.log"), Some(nobody.uid), Some(nobody.gid)).unwrap();
+        tidy(vec![folder.charge("a.log", 1, |_| ())], u64::MAX);
+        let meta = fs::metadata(folder.dir.path().join("a__2026.log.gz")).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (nobody.uid, nobody.gid));
     }
 
     #[test]

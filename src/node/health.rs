@@ -31,7 +31,7 @@ const STUCK: Duration = Duration::from_millis(250);
 /// Connections taken out of one slot's queue in one go.
 const BURST: usize = 64;
 /// A slot whose row is gone: between two looks, and how many. Handshakes that were under way when it was taken out of
-/// the steering end in its queue.
+/// the steering end in its queue; closing resets them, and a host that takes a CPU away can delay them for seconds.
 const RETIRE: Duration = Duration::from_millis(500);
 const RETIRE_LOOKS: u32 = 10;
 
@@ -274,7 +274,7 @@ impl Task {
         self.watch_slots(id);
     }
 
-    /// The row does not come back: its socket is closed once nothing arrives there any more.
+    /// The row does not come back: its socket is closed after a while, in which what still arrives there is given to others.
     pub(super) fn begin_retiring(&mut self, id: ListenerId, process: ProcessId) {
         let Some(listener) = self.listeners.all.get_mut(&id) else { return };
         let Sockets::Slots(slots) = &mut listener.sockets else { return };
@@ -302,7 +302,7 @@ impl Task {
             // With no other to choose, the kernel deals to this one still.
             return self.arm(Due::Retire(id, process), RETIRE);
         }
-        if looks > 0 && socket::is_readable(&slot.fd).unwrap_or(false) {
+        if looks > 0 {
             slot.retiring = Some(looks - 1);
             return self.arm(Due::Retire(id, process), RETIRE);
         }
