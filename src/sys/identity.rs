@@ -157,12 +157,6 @@ fn supplementary(name: &str, gid: Gid) -> Result<Vec<u32>, IdentityError> {
     Ok(groups.into_iter().map(Gid::as_raw).collect())
 }
 
-/// Whether this process is root, who may take on anybody's rights.
-#[must_use]
-pub fn is_root() -> bool {
-    Uid::effective().is_root()
-}
-
 /// Runs `f` in a thread of its own that has this user's rights on files and no capability, and waits for it.
 ///
 /// Everything the file system decides by credentials (opening, creating, binding and connecting unix sockets,
