@@ -112,6 +112,11 @@ struct Worker {
     departure: Option<Departure>,
 }
 
+/// Whether somebody writes into it, or something waits for it.
+fn has_work(file: &LogFile) -> bool {
+    file.writers > 0 || !file.is_well()
+}
+
 /// What the log thread owns.
 #[derive(Debug)]
 pub struct Collector {
@@ -345,16 +350,15 @@ impl Collector {
         let combined = combined_path(&known.spec, known.process).map(|path| self.file(path, &known));
         let began = self.rows.get(&known.process).map(|row| row.began).unwrap_or_default();
         if let Some(before) = self.rows.insert(known.process, Row { known, out, err, combined, began }) {
-            self.let_go_of(before.files());
+            self.let_go_of(before.files(), has_work);
         }
     }
 
-    /// Forgets those of these files that no row has, nobody writes and nothing waits for.
-    fn let_go_of(&mut self, files: impl Iterator<Item = FileId>) {
+    /// Forgets those of these files that no row has and that are not busy.
+    fn let_go_of(&mut self, files: impl Iterator<Item = FileId>, is_busy: impl Fn(&LogFile) -> bool) {
         for id in files {
             let used = self.rows.values().any(|row| row.files().any(|file| file == id));
-            let busy = self.sinks.file(id).is_some_and(|file| file.writers > 0 || !file.is_well());
-            if !used && !busy {
+            if !used && !self.sinks.file(id).is_some_and(|file| is_busy(file)) {
                 self.sinks.remove_file(id);
                 self.files.retain(|_, file| *file != id);
             }
@@ -523,7 +527,7 @@ impl Collector {
         self.sinks.syslog.keep(|receiver| used.contains(receiver));
         let files: BTreeSet<_> =
             worker.streams.iter().flat_map(|(outlet, _)| [outlet.file, outlet.combined]).flatten().collect();
-        self.let_go_of(files.into_iter());
+        self.let_go_of(files.into_iter(), has_work);
         self.pump_all();
         // Whoever hears that it is over may count on the pipes being closed.
         drop(worker.streams);
@@ -563,14 +567,7 @@ impl Collector {
     fn forget(&mut self, process: ProcessId) {
         let Some(row) = self.rows.remove(&process) else { return };
         self.sinks.forget(process);
-        for id in row.files() {
-            let used = self.rows.values().any(|other| other.files().any(|file| file == id));
-            let written = self.sinks.file(id).is_some_and(|file| file.writers > 0);
-            if !used && !written {
-                self.sinks.remove_file(id);
-                self.files.retain(|_, file| *file != id);
-            }
-        }
+        self.let_go_of(row.files(), |file| file.writers > 0);
     }
 
     fn on_follower(&mut self, token: u64, left: bool) {
