@@ -31,7 +31,9 @@ test_stopping_the_service_leaves_no_process() {
     eventually three_run
     eventually online web 2
     inside systemctl stop pm2rs
-    same "$(inside pgrep -fc 'pm2rs|/srv/apps' || true)" 0
+    same "$(inside pgrep -fc /srv/apps || true)" 0
+    # Who looks for what a dead daemon left is stopped with the service, and after it.
+    eventually no_process_of_ours
     same "$(inside systemctl is-active pm2rs || true)" inactive
     # systemd hears of an empty control group a moment after its last process is gone.
     eventually no_scope_of_ours
