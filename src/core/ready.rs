@@ -32,17 +32,27 @@ impl Fleet {
             WorkerState::Starting => {
                 self.see_whether_ready(id);
                 if self.starting_spec(id).is_some() {
-                    self.arm(Timer::Listen(id), self.time_to_get_ready(id));
+                    let patience = self.patience_with(id);
+                    if let Some(worker) = self.workers.get_mut(&id) {
+                        worker.patience = Some(patience);
+                    }
+                    self.arm(Timer::Listen(id), patience);
                 }
             }
             WorkerState::Ready | WorkerState::Draining | WorkerState::Exited => {}
         }
     }
 
-    /// How long a worker may take to get ready (ms): `listen_timeout`. Frameworks that build their app at its start take
-    /// more than PM2's 3 s, which PM2's users never met, as there silence counts as ready. While a newcomer is on trial
-    /// nobody waits for it but the reload, so where nobody set a time, what its predecessor took tells what it needs.
+    /// How long a worker that was spawned may take to get ready (ms).
     pub(super) fn time_to_get_ready(&self, id: WorkerId) -> u64 {
+        let set = self.spec_of_worker(id).map_or(0, |spec| spec.listen_timeout);
+        self.workers.get(&id).and_then(|worker| worker.patience).unwrap_or(set)
+    }
+
+    /// `listen_timeout` (ms). Frameworks that build their app at its start take more than PM2's 3 s, which PM2's users
+    /// never met, as there silence counts as ready. While a newcomer is on trial nobody waits for it but the reload, so
+    /// where nobody set a time, what its predecessor took tells what it needs.
+    fn patience_with(&self, id: WorkerId) -> u64 {
         let set = self.spec_of_worker(id).map_or(0, |spec| spec.listen_timeout);
         let on_trial = self.workers.get(&id).filter(|worker| worker.on_trial);
         let Some(worker) = on_trial.filter(|_| set == AppSpec::USUAL_LISTEN_TIMEOUT) else { return set };

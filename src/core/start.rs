@@ -424,6 +424,7 @@ impl Fleet {
             listened: false,
             was_ready: false,
             proven_after: None,
+            patience: None,
             exit: None,
             first: row.latest.is_none(),
             readiness,

@@ -115,6 +115,9 @@ pub struct Worker {
     /// that it says so.
     #[serde(default)]
     pub(super) proven_after: Option<u64>,
+    /// How long after its start (ms) it has to be ready, decided when it was spawned.
+    #[serde(default)]
+    pub(super) patience: Option<u64>,
     /// How its main process ended, in state `Exited`.
     pub exit: Option<Exit>,
     /// It is the first of its row.

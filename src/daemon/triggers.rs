@@ -70,8 +70,9 @@ impl Triggers {
         }
         let parser =
             CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).sloppy_ranges(true).build();
-        // Patterns are checked when a spec comes in; one that fails here has no further time.
-        if let Some((cron, at)) = parser.parse(pattern).ok().and_then(|cron| next_time(&cron).map(|at| (cron, at))) {
+        // Patterns are checked when a spec comes in.
+        if let Ok(cron) = parser.parse(pattern) {
+            let at = next_time(&cron);
             self.cron.insert(process, (cron, pattern.to_owned(), at));
         }
     }
@@ -91,7 +92,7 @@ impl Triggers {
     /// The clock that patterns are about was set: what was planned by it is planned by it as it is now.
     pub(super) fn plan_anew(&mut self) {
         for (cron, _, at) in self.cron.values_mut() {
-            *at = next_time(cron).unwrap_or(Time(u64::MAX));
+            *at = next_time(cron);
         }
     }
 
@@ -158,7 +159,7 @@ impl Daemon {
             self.restart_triggers.cron.iter().filter(|(_, (_, _, at))| *at <= present).map(|(id, _)| *id).collect();
         for process in due {
             if let Some((cron, _, at)) = self.restart_triggers.cron.get_mut(&process) {
-                *at = next_time(cron).unwrap_or(Time(u64::MAX));
+                *at = next_time(cron);
             }
             self.feed(Event::RestartTriggered {
                 process,
@@ -216,12 +217,12 @@ impl Daemon {
     }
 }
 
-/// The next time that a pattern means, on the monotonic clock.
-fn next_time(cron: &Cron) -> Option<Time> {
+/// The next time that a pattern means, on the monotonic clock; the end of time if it has none.
+fn next_time(cron: &Cron) -> Time {
     let present = Zoned::now();
-    let next = cron.find_next_occurrence(&present, false).ok()?;
+    let Ok(next) = cron.find_next_occurrence(&present, false) else { return Time(u64::MAX) };
     let wait = next.timestamp().as_millisecond().saturating_sub(present.timestamp().as_millisecond());
-    Some(now().after(u64::try_from(wait).unwrap_or(0)))
+    now().after(u64::try_from(wait).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -146,6 +146,15 @@ fn a_newcomer_has_three_times_what_its_predecessor_took() {
 }
 
 #[test]
+fn the_time_that_a_newcomer_has_outlives_its_predecessor() {
+    let (mut sim, job) = slow(AppSpec { autorestart: false, ..cluster(1) }, 7000);
+    sim.exits(w(1), Exit::Code(1));
+    sim.pass(21_000);
+    sim.exits(w(2), Exit::Signal(2));
+    assert!(sim.failure(job).contains("was not ready within 21000 ms (listen_timeout)"), "{}", sim.failure(job));
+}
+
+#[test]
 fn a_word_that_came_late_tells_what_a_newcomer_needs() {
     let mut sim = Simulator::default();
     sim.start(AppSpec { wait_ready: true, ..cluster(1) });
