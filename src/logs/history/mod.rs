@@ -3,19 +3,21 @@
 //! Searched in a thread of its own for each request, so that the log path never waits for it. Must never hold more than
 //! what is asked for, and ends early when nobody reads.
 
+mod clock;
+mod journal;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
 use regex::bytes::Regex;
-use serde::Deserialize;
 
+pub use self::clock::Clock;
 use super::dayjs;
 use super::follow::append_record;
 use super::format::{Form, Origin};
@@ -23,7 +25,6 @@ use super::place::Place;
 use super::rotation::{self, Kept, Names};
 use super::tail::{self, Remembered};
 use crate::core::{ProcessId, Uid};
-use crate::sys::identity::Identity;
 use crate::sys::{pipe, plain};
 
 /// Bytes that one file or process can contribute.
@@ -249,7 +250,7 @@ fn run(archives: &[Archive], search: &Search, mut out: Out) {
                 found.lines.iter().for_each(|(at, text)| append_record(&mut records, origin(shelf.err), *at, text));
             }
             None => {
-                let mut lines = if archive.journal { in_journal(archive, search, &out) } else { Vec::new() };
+                let mut lines = if archive.journal { journal::search(archive, search, &out) } else { Vec::new() };
                 if lines.is_empty() {
                     lines = archive.in_memory(search);
                 }
@@ -354,164 +355,11 @@ fn list(path: &std::path::Path, names: &Names) -> io::Result<Vec<Kept>> {
     Ok(files)
 }
 
-/// Reads time and text of a file's lines, one after the other.
-#[derive(Debug)]
-pub struct Clock<'a> {
-    form: &'a Form,
-    reader: Option<dayjs::Reader>,
-    /// Of the line before: one that tells no time has come at the same time.
-    last: i64,
-}
-
-#[derive(Deserialize)]
-struct JsonLine {
-    message: String,
-    #[serde(default)]
-    timestamp: String,
-}
-
-impl Clock<'_> {
-    /// At the first line of a file.
-    #[must_use]
-    pub fn of(form: &Form) -> Clock<'_> {
-        let reader = match form {
-            Form::Timed(format) | Form::Json(Some(format)) => dayjs::Reader::of(format),
-            Form::Raw | Form::Json(None) => None,
-        };
-        Clock { form, reader, last: 0 }
-    }
-
-    /// When the line came, milliseconds since the epoch or 0, and what the process wrote. The time that the file shows
-    /// before it stays, as in PM2.
-    pub fn read(&mut self, line: &[u8]) -> (i64, Vec<u8>) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if let Form::Json(_) = self.form
-            && let Ok(json) = serde_json::from_slice::<JsonLine>(line)
-        {
-            let timestamp = match &self.reader {
-                Some(reader) => reader.read(json.timestamp.as_bytes()),
-                None => json.timestamp.parse::<Timestamp>().ok().map(Timestamp::as_millisecond),
-            };
-            self.last = timestamp.unwrap_or(self.last);
-            return (self.last, json.message.trim_end_matches(['\r', '\n']).as_bytes().to_vec());
-        }
-        if let Some(timestamp) = self.reader.as_ref().and_then(|reader| reader.read(line)) {
-            self.last = timestamp;
-        }
-        (self.last, line.to_vec())
-    }
-}
-
-/// What journalctl(1) tells of an entry. Text that is no UTF-8 comes as an array of bytes.
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "__REALTIME_TIMESTAMP", default)]
-    realtime: String,
-    #[serde(rename = "MESSAGE", default)]
-    message: Text,
-    #[serde(rename = "PM2RS_STREAM", default)]
-    stream: Text,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(untagged)]
-enum Text {
-    Utf8(String),
-    Bytes(Vec<u8>),
-    #[default]
-    None,
-}
-
-impl Text {
-    fn into_bytes(self) -> Vec<u8> {
-        match self {
-            Text::Utf8(text) => text.into_bytes(),
-            Text::Bytes(bytes) => bytes,
-            Text::None => Vec::new(),
-        }
-    }
-}
-
-/// Ends journalctl when it has told enough.
-struct Journalctl(Child);
-
-impl Drop for Journalctl {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// The last lines in the journal that are wanted, the oldest first. None where there is no journalctl(1), or it may not
-/// read the journal.
-fn in_journal(archive: &Archive, search: &Search, out: &Out) -> Vec<Remembered> {
-    let Ok(mut journalctl) = journalctl(archive, search) else { return Vec::new() };
-    let Some(output) = journalctl.0.stdout.take() else { return Vec::new() };
-    let mut reader = BufReader::with_capacity(64 << 10, output);
-    let (mut lines, mut bytes, mut line) = (Vec::new(), 0, Vec::new());
-    for n in 1usize.. {
-        line.clear();
-        let read = (&mut reader).take(MAX_LINE * 8).read_until(b'\n', &mut line);
-        if lines.len() >= search.count() || bytes > MAX_BYTES || read.is_ok_and(|read| read == 0) {
-            break;
-        }
-        if n.is_multiple_of(LOOK_EVERY) && !out.is_read() {
-            break;
-        }
-        let Ok(entry) = serde_json::from_slice::<Entry>(&line) else { continue };
-        let timestamp = entry.realtime.parse::<i64>().unwrap_or(0) / 1000;
-        let text = entry.message.into_bytes();
-        if search.wants(timestamp, &text) {
-            bytes += text.len();
-            let err = entry.stream.into_bytes() == b"err";
-            lines.push(Remembered { err, timestamp, text: text.into() });
-        }
-    }
-    lines.reverse();
-    lines
-}
-
-/// journalctl(1), the newest entry first. Only entries that we sent count: anybody may write to the journal that a line
-/// is an app's, but not that it comes from our user.
-fn journalctl(archive: &Archive, search: &Search) -> io::Result<Journalctl> {
-    let own = Identity::own().map_err(io::Error::other)?;
-    let mut command = Command::new("journalctl");
-    command.args(["--output=json", "--all", "--quiet", "--no-pager", "--reverse"]);
-    command.arg("--output-fields=MESSAGE,PM2RS_STREAM");
-    // systemd.exec(5) on LogNamespace=.
-    if let Ok(namespace) = std::env::var("LOG_NAMESPACE") {
-        command.arg(format!("--namespace={namespace}"));
-    }
-    let seconds = |ms: i64| format!("@{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
-    command.args(search.since.map(|since| format!("--since={}", seconds(since))));
-    // The time of an entry is in microseconds; what came within the millisecond counts.
-    command.args(search.until.map(|until| format!("--until={}", seconds(until.saturating_add(1)))));
-    match (search.out, search.err) {
-        (true, false) => command.arg("PM2RS_STREAM=out"),
-        (false, true) => command.arg("PM2RS_STREAM=err"),
-        _ => command.args(["PM2RS_STREAM=out", "PM2RS_STREAM=err"]),
-    };
-    command.arg(format!("_UID={}", own.uid)).arg(format!("PM2RS_UID={}", archive.uid));
-    command.arg(format!("PM2RS_PROCESS={}", archive.process)).arg(format!("PM2RS_APP={}", archive.app_name));
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    Ok(Journalctl(child))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn json_lines_are_read_back() {
-        let line = br#"{"message":"x\n","timestamp":"2026-11-21T00:00:00.123Z","type":"out"}"#;
-        let json = Form::Json(None);
-        let mut clock = Clock::of(&json);
-        assert_eq!(clock.read(line), (1_795_219_200_123, b"x".to_vec()));
-        assert_eq!(clock.read(b"no json"), (1_795_219_200_123, b"no json".to_vec()));
-        assert_eq!(Clock::of(&Form::Raw).read(b"text\r"), (0, b"text".to_vec()));
-    }
+    use crate::sys::identity::Identity;
 
     /// The messages that a search in these files finds.
     fn found(form: Form, files: &[(&str, &[u8])], search: Search) -> Vec<String> {
