@@ -222,6 +222,7 @@ impl LogFile {
     /// Takes these bytes, which were seen at the head of the pipe, out of it and into the file; one in trouble leaves the
     /// head of a line in the pipe. Tells what was lost.
     pub fn take(&mut self, pipe: impl AsFd, bytes: &[u8], writer: Writer, null: &File, now: Instant) -> Lost {
+        let was_well = self.is_well();
         let mut rest = bytes;
         while !rest.is_empty() && self.can_move(writer, now) {
             let length = match self.step(rest, now) {
@@ -240,14 +241,18 @@ impl LogFile {
             }
         }
         // What a file in trouble does not take may be dropped, or be lost with the daemon: not the head of a line whose end is
-        // still to come, which would be taken for a line by itself.
-        if !self.is_well()
-            && let Some(end) = rest.iter().rposition(|byte| *byte == b'\n')
-        {
-            rest = &rest[..=end];
-        }
-        let lost = self.push(rest, writer, now);
-        let mut left = rest.len();
+        // still to come, which would be taken for a line by itself. One whose end cannot come there is not left to wait.
+        let head_at =
+            if was_well { rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1) } else { rest.len() };
+        let (lines, head) = rest.split_at(head_at);
+        let mut lost = self.push(lines, writer, now);
+        let taken = if self.skipping == Some(writer) {
+            lost.add(self.push(head, writer, now));
+            head.len()
+        } else {
+            self.push_head(head, writer, now)
+        };
+        let mut left = lines.len() + taken;
         while left > 0 {
             match pipe::discard(&pipe, null, left) {
                 Ok(gone) if gone > 0 => left -= gone,
@@ -292,6 +297,21 @@ impl LogFile {
             lost.add(self.put_off(bytes, writer));
         }
         lost
+    }
+
+    /// Appends as much of the head of a line as the file takes now; tells how much that was.
+    fn push_head(&mut self, head: &[u8], writer: Writer, now: Instant) -> usize {
+        if head.is_empty() || !self.is_well() || !self.ensure_open(now) {
+            return 0;
+        }
+        self.separate(writer);
+        match self.step(head, now) {
+            Step::Write(length) => self.append(&head[..length], now),
+            Step::Rotate => {
+                self.rotate(now);
+                0
+            }
+        }
     }
 
     /// Keeps what the file does not take now, in whole lines, as far as there is room.
@@ -526,5 +546,37 @@ impl LogFile {
                 self.complaint = Some(FileError::Rotate { path: self.place.path.clone(), source });
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::sys::identity::Identity;
+
+    /// What a file, which was well so far, leaves in the pipe of what is in it.
+    fn left(path: &str, text: &[u8]) -> Vec<u8> {
+        let (reader, writer) = pipe::new().unwrap();
+        let (mut reader, mut writer) = (File::from(reader), File::from(writer));
+        writer.write_all(text).unwrap();
+        let place = Place { path: path.into(), owner: Identity::own().unwrap(), ours: false };
+        let mut file = LogFile::new(place, &RotateSpec::default());
+        let (out, null) =
+            (Writer { worker: WorkerId(1), err: false }, File::options().write(true).open("/dev/null").unwrap());
+        file.take(&reader, text, out, &null, Instant::now());
+        drop(writer);
+        let mut left = Vec::new();
+        reader.read_to_end(&mut left).unwrap();
+        left
+    }
+
+    #[test]
+    fn the_head_of_a_line_that_a_file_does_not_take_stays_in_the_pipe() {
+        assert_eq!(left("/dev/full", b"hea"), b"hea");
+        assert_eq!(left("/dev/full", b"line\nhea"), b"hea");
+        assert_eq!(left("/dev/null", b"line\nhea"), b"");
     }
 }
