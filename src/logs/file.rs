@@ -324,7 +324,8 @@ impl LogFile {
         };
         let (kept, dropped) = bytes.split_at(fits);
         if !kept.is_empty() {
-            if self.pending.is_empty() && self.last_writer.is_some_and(|last| last != writer) && !self.ends_line() {
+            let ends_line = if self.pending.is_empty() { self.ends_line() } else { self.pending.ends_with(b"\n") };
+            if !ends_line && self.last_writer.is_some_and(|last| last != writer) {
                 self.pending.push(b'\n');
             }
             self.pending.extend_from_slice(kept);
@@ -557,17 +558,23 @@ mod tests {
     use super::*;
     use crate::sys::identity::Identity;
 
+    fn file(path: &str) -> LogFile {
+        let place = Place { path: path.into(), owner: Identity::own().unwrap(), ours: false };
+        LogFile::new(place, &RotateSpec::default())
+    }
+
+    fn writer(worker: u32) -> Writer {
+        Writer { worker: WorkerId(worker), err: false }
+    }
+
     /// What a file, which was well so far, leaves in the pipe of what is in it.
     fn left(path: &str, text: &[u8]) -> Vec<u8> {
-        let (reader, writer) = pipe::new().unwrap();
-        let (mut reader, mut writer) = (File::from(reader), File::from(writer));
-        writer.write_all(text).unwrap();
-        let place = Place { path: path.into(), owner: Identity::own().unwrap(), ours: false };
-        let mut file = LogFile::new(place, &RotateSpec::default());
-        let (out, null) =
-            (Writer { worker: WorkerId(1), err: false }, File::options().write(true).open("/dev/null").unwrap());
-        file.take(&reader, text, out, &null, Instant::now());
-        drop(writer);
+        let (reader, app) = pipe::new().unwrap();
+        let (mut reader, mut app) = (File::from(reader), File::from(app));
+        app.write_all(text).unwrap();
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        file(path).take(&reader, text, writer(1), &null, Instant::now());
+        drop(app);
         let mut left = Vec::new();
         reader.read_to_end(&mut left).unwrap();
         left
@@ -578,5 +585,14 @@ mod tests {
         assert_eq!(left("/dev/full", b"hea"), b"hea");
         assert_eq!(left("/dev/full", b"line\nhea"), b"hea");
         assert_eq!(left("/dev/null", b"line\nhea"), b"");
+    }
+
+    #[test]
+    fn writers_of_one_file_do_not_go_on_with_each_other_s_lines_while_these_wait() {
+        let (mut file, now) = (file("/dev/full"), Instant::now());
+        for (worker, text) in [(1, "hea"), (2, "line\n"), (2, "a "), (2, "b\n"), (1, "d\n")] {
+            assert_eq!(file.push(text.as_bytes(), writer(worker), now), Lost::default());
+        }
+        assert_eq!(String::from_utf8(file.pending).unwrap(), "hea\nline\na b\nd\n");
     }
 }
