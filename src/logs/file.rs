@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use super::backlog::Backlog;
 use super::fault::FileError;
 use super::loss::Lost;
 use super::place::{Open, Place};
@@ -16,8 +17,6 @@ use super::schedule::Schedule;
 use crate::core::{RotateSpec, WorkerId};
 use crate::sys::{append, pipe, plain};
 
-/// Bytes that wait for a file that cannot be written; what comes beyond is dropped.
-const MAX_PENDING: usize = 64 << 10;
 /// Before a file that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// Between two looks whether somebody moved or removed the file.
@@ -49,9 +48,7 @@ pub struct LogFile {
     last_writer: Option<Writer>,
     /// Whether what was written last ended with a line feed; `None` when nobody looked.
     at_line_start: Option<bool>,
-    pending: Vec<u8>,
-    /// Lines of this writer are dropped up to the next line feed.
-    skipping: Option<Writer>,
+    backlog: Backlog,
     fault: Option<Fault>,
     complaint: Option<FileError>,
     rotated: bool,
@@ -68,8 +65,7 @@ impl LogFile {
             writers: 0,
             last_writer: None,
             at_line_start: None,
-            pending: Vec::new(),
-            skipping: None,
+            backlog: Backlog::default(),
             fault: None,
             complaint: None,
             rotated: false,
@@ -116,13 +112,13 @@ impl LogFile {
     /// Whether nothing keeps it from being written.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.fault.is_none() && self.pending.is_empty()
+        self.fault.is_none() && self.backlog.is_empty()
     }
 
     /// When something is to be done though nobody writes: a new try, a planned rotation.
     #[must_use]
     pub fn wakes_at(&self, now: Instant) -> Option<Instant> {
-        let waiting = self.writers > 0 || !self.pending.is_empty();
+        let waiting = self.writers > 0 || !self.backlog.is_empty();
         let retry = self.fault.as_ref().filter(|_| waiting).map(|fault| fault.retry);
         let due = self.rotation.as_ref().filter(|_| self.open.is_some()).and_then(Schedule::wait);
         [retry, due.map(|wait| now + wait)].into_iter().flatten().min()
@@ -165,10 +161,10 @@ impl LogFile {
 
     /// Tries a last time to write what waits, and lets go of the rest. Tells what was lost.
     pub fn abandon(&mut self, now: Instant) -> Lost {
-        if !self.pending.is_empty() {
+        if !self.backlog.is_empty() {
             self.reopen(now);
         }
-        Lost::all_of(&std::mem::take(&mut self.pending))
+        Lost::all_of(&self.backlog.take())
     }
 
     /// Empties it.
@@ -186,7 +182,7 @@ impl LogFile {
             open.size = 0;
         }
         self.at_line_start = Some(true);
-        self.pending.clear();
+        drop(self.backlog.take());
         Ok(())
     }
 
@@ -246,7 +242,7 @@ impl LogFile {
             if was_well { rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1) } else { rest.len() };
         let (lines, head) = rest.split_at(head_at);
         let mut lost = self.push(lines, writer, now);
-        let taken = if self.skipping == Some(writer) {
+        let taken = if self.backlog.skips(writer) {
             lost.add(self.push(head, writer, now));
             head.len()
         } else {
@@ -265,14 +261,9 @@ impl LogFile {
     /// Appends bytes. Tells what was lost.
     pub fn push(&mut self, mut bytes: &[u8], writer: Writer, now: Instant) -> Lost {
         let mut lost = Lost::default();
-        if self.skipping == Some(writer) {
-            let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
-            lost.bytes += end as u64;
-            if end > 0 && bytes[end - 1] == b'\n' {
-                self.skipping = None;
-            }
-            bytes = &bytes[end..];
-        }
+        let skipped = self.backlog.skip(bytes, writer);
+        lost.bytes += skipped as u64;
+        bytes = &bytes[skipped..];
         if bytes.is_empty() {
             return lost;
         }
@@ -314,54 +305,22 @@ impl LogFile {
         }
     }
 
-    /// Keeps what the file does not take now, in whole lines, as far as there is room.
+    /// Keeps what the file does not take now, as far as there is room.
     fn put_off(&mut self, bytes: &[u8], writer: Writer) -> Lost {
-        let room = MAX_PENDING.saturating_sub(self.pending.len());
-        let fits = if bytes.len() <= room {
-            bytes.len()
-        } else {
-            bytes[..room].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
-        };
-        let (kept, dropped) = bytes.split_at(fits);
-        if !kept.is_empty() {
-            let ends_line = if self.pending.is_empty() { self.ends_line() } else { self.pending.ends_with(b"\n") };
-            if !ends_line && self.last_writer.is_some_and(|last| last != writer) {
-                self.pending.push(b'\n');
-            }
-            self.pending.extend_from_slice(kept);
+        let goes_on = self.last_writer.is_none_or(|last| last == writer);
+        let ends_line = self.ends_line();
+        let lost = self.backlog.add(bytes, writer, goes_on, ends_line);
+        if lost.bytes < bytes.len() as u64 {
             self.last_writer = Some(writer);
         }
-        let mut lost = Lost::all_of(dropped);
-        if !dropped.is_empty() {
-            if !dropped.ends_with(b"\n") {
-                self.skipping = Some(writer);
-            }
-            lost.bytes += self.drop_head();
-        }
         lost
-    }
-
-    /// The end of a line is gone, so its head goes as well: tells how many bytes. Where that is in the file already, what
-    /// comes next is not to go on with it.
-    fn drop_head(&mut self) -> u64 {
-        let whole = match self.pending.iter().rposition(|byte| *byte == b'\n') {
-            Some(at) => at + 1,
-            None if self.ends_line() => 0,
-            None => {
-                self.pending.push(b'\n');
-                return 0;
-            }
-        };
-        let head = self.pending.len() - whole;
-        self.pending.truncate(whole);
-        head as u64
     }
 
     fn write_pending(&mut self, now: Instant) {
         if self.fault.as_ref().is_some_and(|fault| fault.retry > now) || !self.ensure_open(now) {
             return;
         }
-        let pending = std::mem::take(&mut self.pending);
+        let pending = self.backlog.take();
         let mut rest = pending.as_slice();
         while !rest.is_empty() {
             match self.step(rest, now) {
@@ -375,7 +334,7 @@ impl LogFile {
         if rest.is_empty() {
             self.fault = None;
         } else {
-            self.pending = rest.to_vec();
+            self.backlog.put_back(rest);
         }
     }
 
@@ -434,7 +393,7 @@ impl LogFile {
     }
 
     fn can_move(&mut self, writer: Writer, now: Instant) -> bool {
-        if !self.is_well() || self.skipping.is_some() || !self.ensure_open(now) {
+        if !self.is_well() || self.backlog.is_skipping() || !self.ensure_open(now) {
             return false;
         }
         self.separate(writer);
@@ -518,7 +477,7 @@ impl LogFile {
             Ok(open) => {
                 self.at_line_start = if open.size == 0 { Some(true) } else { None };
                 self.open = Some(open);
-                if self.pending.is_empty() {
+                if self.backlog.is_empty() {
                     self.fault = None;
                 }
                 true
@@ -593,6 +552,6 @@ mod tests {
         for (worker, text) in [(1, "hea"), (2, "line\n"), (2, "a "), (2, "b\n"), (1, "d\n")] {
             assert_eq!(file.push(text.as_bytes(), writer(worker), now), Lost::default());
         }
-        assert_eq!(String::from_utf8(file.pending).unwrap(), "hea\nline\na b\nd\n");
+        assert_eq!(String::from_utf8(file.backlog.take()).unwrap(), "hea\nline\na b\nd\n");
     }
 }

@@ -19,6 +19,7 @@
 //! What comes from a pipe leaves it only when it is where it belongs: see `stream.rs`.
 
 mod answers;
+mod backlog;
 mod collector;
 pub mod daemon_log;
 pub mod dayjs;
