@@ -10,12 +10,16 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::scopes::manager_of;
 use super::{Mode, Paths, persist};
+use crate::sys::manager::ManagerError;
 use crate::sys::scope;
 use crate::sys::tree::Tree;
 
 /// No worker gets longer than this from its signal to SIGKILL. systemd's TimeoutStopSec= bounds all of it anyway.
 const GRACE_MAX: Duration = Duration::from_secs(30);
+/// How long systemd may take to answer, which may be busy ending everything.
+const ANSWER: Duration = Duration::from_secs(10);
 /// The daemon's own unit.
 const SERVICE: &str = "pm2rs.service";
 
@@ -42,12 +46,9 @@ pub fn end_leftovers(mode: &Mode) -> anyhow::Result<()> {
     })
 }
 
-async fn is_stopped_for_good(mode: &Mode) -> zbus::Result<bool> {
-    let connection = match mode {
-        Mode::System => zbus::Connection::system().await?,
-        Mode::User | Mode::Private { .. } => zbus::Connection::session().await?,
-    };
-    scope::is_at_rest(&connection, SERVICE).await
+async fn is_stopped_for_good(mode: &Mode) -> Result<bool, ManagerError> {
+    let asked = async |connection| scope::is_at_rest(&connection, SERVICE).await;
+    manager_of(mode).ask(ANSWER, asked).await
 }
 
 /// PM2's way to end a process tree. Whatever fails here has failed for want of a process to end.

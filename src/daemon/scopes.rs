@@ -8,6 +8,7 @@ use zbus::Connection;
 use super::Mode;
 use crate::core::SpawnOrder;
 use crate::sys::cgroup::ResourceLimits;
+use crate::sys::manager::ServiceManager;
 use crate::sys::scope::{self, Scope, ScopeOrder};
 
 /// systemd makes a scope within milliseconds; a manager that takes this long is stuck.
@@ -22,49 +23,36 @@ const ANSWER: Duration = Duration::from_secs(3);
 
 /// Whether the daemon's service is being restarted. Not when systemd cannot be asked: then it is as well the machine's end.
 pub(super) async fn is_being_restarted(mode: &Mode) -> bool {
-    let job = tokio::time::timeout(ANSWER, own_job(mode)).await;
-    match job {
-        Ok(Ok(job)) => matches!(job.as_deref(), Some("restart" | "try-restart")),
-        Ok(Err(error)) => {
+    match manager_of(mode).ask(ANSWER, async |connection| scope::own_job(&connection).await).await {
+        Ok(job) => matches!(job.as_deref(), Some("restart" | "try-restart")),
+        Err(error) => {
             tracing::warn!(%error, "cannot ask systemd whether it restarts the service or stops it");
-            false
-        }
-        Err(_) => {
-            tracing::warn!("systemd does not say whether it restarts the service or stops it");
             false
         }
     }
 }
 
-/// What systemd is about to do with the service of this process, see [`scope::own_job`].
-///
-/// # Errors
-/// When its bus does not work.
-pub(super) async fn own_job(mode: &Mode) -> zbus::Result<Option<String>> {
-    let connection = match mode {
-        Mode::System => Connection::system().await?,
-        Mode::User | Mode::Private { .. } => Connection::session().await?,
-    };
-    scope::own_job(&connection).await
+/// Whose service the daemon is, and who makes its scopes.
+pub(super) fn manager_of(mode: &Mode) -> ServiceManager {
+    match mode {
+        Mode::System => ServiceManager::System,
+        Mode::User | Mode::Private { .. } => ServiceManager::User,
+    }
 }
 
-/// The way to systemd's manager: the system's, or the user's.
+/// The way to systemd's manager.
 #[derive(Debug)]
 pub(super) struct Scopes {
-    system: bool,
-    /// Made when it is first needed, and anew after it broke (a bus that was restarted).
+    manager: ServiceManager,
+    /// Over the bus. Made when it is first needed, and anew after it broke (a bus that was restarted).
     connection: Mutex<Option<Connection>>,
 }
 
 impl Scopes {
     /// `None` in private mode, which does without systemd.
     pub(super) fn of(mode: &Mode) -> Option<Scopes> {
-        let system = match mode {
-            Mode::System => true,
-            Mode::User => false,
-            Mode::Private { .. } => return None,
-        };
-        Some(Scopes { system, connection: Mutex::new(None) })
+        let private = matches!(mode, Mode::Private { .. });
+        (!private).then(|| Scopes { manager: manager_of(mode), connection: Mutex::new(None) })
     }
 
     /// Moves a process that waits to be let go into a scope of its own.
@@ -72,7 +60,6 @@ impl Scopes {
     /// # Errors
     /// In words for the log: systemd cannot be reached or refuses.
     pub(super) async fn start(&self, order: &SpawnOrder, pid: u32) -> Result<Scope, String> {
-        let connection = self.connection().await.map_err(|error| error.to_string())?;
         // The pid, not our own number: that begins anew with each daemon, while systemd may still be closing the old scope.
         let id = format!("{}-{pid}", order.process);
         let unit = scope::unit_name("pm2rs", &[&order.spec.name, &id]);
@@ -85,19 +72,37 @@ impl Scopes {
             limits: ResourceLimits::default(),
             stopped_after: Some(SERVICE),
         };
-        let result = scope::start(&connection, &order, DEADLINE).await;
+        let failed = match self.start_over_bus(&order).await {
+            Ok(scope) => return Ok(scope),
+            Err(error) => error,
+        };
+        // What broke while it was answering may have been done.
+        if let Some(scope) = scope::found(&unit, pid) {
+            return Ok(scope);
+        }
+        tracing::debug!(error = failed, unit, "making a scope without the bus");
+        match self.manager.direct().await {
+            Ok(connection) => scope::start(&connection, &order, DEADLINE).await.map_err(|error| error.to_string()),
+            Err(_) => Err(failed),
+        }
+    }
+
+    async fn start_over_bus(&self, order: &ScopeOrder<'_>) -> Result<Scope, String> {
+        let connection = self.connection().await?;
+        let result = scope::start(&connection, order, DEADLINE).await;
         if result.is_err() {
             *self.connection.lock().await = None;
         }
         result.map_err(|error| error.to_string())
     }
 
-    async fn connection(&self) -> zbus::Result<Connection> {
+    async fn connection(&self) -> Result<Connection, String> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = &*kept {
             return Ok(connection.clone());
         }
-        let connection = if self.system { Connection::system().await? } else { Connection::session().await? };
+        let made = tokio::time::timeout(ANSWER, self.manager.over_bus()).await;
+        let connection = made.map_err(|_| "the bus does not answer".to_owned())?.map_err(|error| error.to_string())?;
         *kept = Some(connection.clone());
         Ok(connection)
     }

@@ -14,6 +14,7 @@ pub mod host;
 pub mod identity;
 pub mod inbox;
 pub mod journal;
+pub mod manager;
 pub mod memfd;
 pub mod notify;
 pub mod pidfd;

@@ -125,11 +125,15 @@ pub async fn start(connection: &Connection, order: &ScopeOrder<'_>, deadline: Du
         Ok(Err(source)) => return Err(ScopeError::Bus { verb, unit, source }),
         Err(_) => return Err(ScopeError::TimedOut { verb, unit, deadline }),
     }
-    // From the kernel rather than from the unit's ControlGroup: one message less, and true if it is there.
-    match Cgroup::of(order.pid).filter(|cgroup| cgroup.path().ends_with(order.unit)) {
-        Some(cgroup) => Ok(Scope { unit, cgroup }),
-        None => Err(ScopeError::NoCgroup { unit }),
-    }
+    found(order.unit, order.pid).ok_or(ScopeError::NoCgroup { unit })
+}
+
+/// The scope of that name, if the process is in it. From the kernel rather than from the unit's ControlGroup: one message
+/// less, and true if it is there.
+#[must_use]
+pub fn found(unit: &str, pid: u32) -> Option<Scope> {
+    let cgroup = Cgroup::of(pid).filter(|cgroup| cgroup.path().ends_with(unit))?;
+    Some(Scope { unit: unit.to_owned(), cgroup })
 }
 
 async fn start_job(connection: &Connection, order: &ScopeOrder<'_>) -> zbus::Result<String> {

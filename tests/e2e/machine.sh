@@ -1,0 +1,75 @@
+# What the service takes for granted is gone or less than usual: the bus, a disk that can be written, open files.
+# Apps run on, and so does who looks after them.
+
+setup() {
+    users alice
+    install_package
+    as alice env PORT=3000 pm2rs start /srv/apps/express.js -i 2 --name web
+    eventually online web 2
+    eventually inside curl -sS --fail http://127.0.0.1:3000/
+}
+
+main_pid() { inside systemctl show -P MainPID pm2rs; }
+
+another_daemon() { # THAN: one that takes commands
+    local now
+    now=$(main_pid)
+    [ "$now" != 0 ] && [ "$now" != "$1" ] && pm2rs ping
+}
+
+kill_daemon() { # and wait for the next
+    local before
+    before=$(main_pid)
+    inside kill -KILL "$before"
+    eventually another_daemon "$before"
+}
+
+settings() { # LINE...: of the unit, from its next start on
+    inside mkdir -p /run/systemd/system/pm2rs.service.d
+    printf '%s\n' '[Service]' "$@" | inside tee /run/systemd/system/pm2rs.service.d/test.conf >/dev/null
+    inside systemctl daemon-reload
+}
+usual_settings() {
+    inside rm /run/systemd/system/pm2rs.service.d/test.conf
+    inside systemctl daemon-reload
+}
+
+all_in_scopes() { # NAME
+    local pid
+    for pid in $(pids_of "$1"); do
+        contains "$(inside cat "/proc/$pid/cgroup")" "/pm2rs.slice/pm2rs-$1-"
+    done
+}
+
+test_a_restarted_bus_costs_no_scope() {
+    inside systemctl restart dbus.service
+    pm2rs --silent restart web
+    all_in_scopes web
+}
+
+test_without_a_bus_workers_have_scopes_and_outlive_the_daemon() {
+    local before
+    inside systemctl mask --runtime --now dbus.socket dbus.service
+    pm2rs --silent restart web
+    all_in_scopes web
+    before=$(pids_of web)
+    load_begins http://127.0.0.1:3000/
+    kill_daemon
+    inside systemctl restart pm2rs
+    eventually pm2rs ping
+    load_ends
+    same "$(pids_of web)" "$before"
+    holds "$load" '.failed == 0 and .ok > 50'
+}
+
+test_without_a_bus_a_stop_leaves_no_process() {
+    local worker
+    worker=$(pids_of web | head -n1)
+    settings RestartSec=1h
+    inside kill -KILL "$(main_pid)"
+    inside systemctl stop pm2rs
+    denied inside kill -0 "$worker"
+    usual_settings
+    inside systemctl start pm2rs
+    eventually online web 2
+}
