@@ -282,7 +282,7 @@ async fn open_ways(
         && let Err(error) = server.add_bus(bus).await
     {
         // The command line comes by the private socket; a supervisor must not wait for a bus.
-        warn!(%error, "commands are taken over the private socket only");
+        warn!(%error, "commands are taken over the private socket only, until there is a bus");
     }
     Ok(server)
 }

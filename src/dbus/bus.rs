@@ -79,17 +79,19 @@ pub(super) async fn connect(shared: &Shared, bus: &Bus) -> Result<Served, ServeE
     Ok(served)
 }
 
-/// Serves, and comes back when the bus has gone. Ends with the task.
-pub(super) async fn keep(shared: Arc<Shared>, bus: Bus, mut served: Served) {
+/// Serves, and comes back when the bus has gone. Ends with the task. `None` where it was not there to begin with.
+pub(super) async fn keep(shared: Arc<Shared>, bus: Bus, mut served: Option<Served>) {
     loop {
-        serve(&shared, &served.peer, served.calls).await;
-        if bus == Bus::System {
-            shared.polkit.reach_over(None);
+        if let Some(served) = served {
+            serve(&shared, &served.peer, served.calls).await;
+            if bus == Bus::System {
+                shared.polkit.reach_over(None);
+            }
+            drop(served.peer);
+            tracing::warn!("{bus} has closed the connection");
         }
-        drop(served.peer);
-        tracing::warn!("{bus} has closed the connection");
         let mut pause = RETRY;
-        served = loop {
+        let back = loop {
             tokio::time::sleep(pause).await;
             match connect(&shared, &bus).await {
                 Ok(served) => break served,
@@ -97,6 +99,7 @@ pub(super) async fn keep(shared: Arc<Shared>, bus: Bus, mut served: Served) {
             }
             pause = (pause * 2).min(RETRY_LONGEST);
         };
-        tracing::info!("back on {bus}");
+        tracing::info!("now on {bus}");
+        served = Some(back);
     }
 }

@@ -135,11 +135,16 @@ impl Server {
     /// Serves on a bus under [`BUS_NAME`](crate::api::names::BUS_NAME), and goes on to do so when the bus is restarted.
     ///
     /// # Errors
-    /// When the bus is not there now, or the name is taken or not ours to take. Nothing goes on then.
+    /// When the bus is not there now or refuses us, which is tried again from time to time, or another daemon has the
+    /// name, which is not.
     pub async fn add_bus(&mut self, bus: Bus) -> Result<(), ServeError> {
-        let served = bus::connect(&self.shared, &bus).await?;
+        let (served, problem) = match bus::connect(&self.shared, &bus).await {
+            Ok(served) => (Some(served), Ok(())),
+            Err(taken @ ServeError::NameTaken { .. }) => return Err(taken),
+            Err(error) => (None, Err(error)),
+        };
         self.tasks.spawn(bus::keep(Arc::clone(&self.shared), bus, served));
-        Ok(())
+        problem
     }
 
     /// Makes a private socket and listens on it: [`bind_private`] and [`Server::serve_listener`] in one.

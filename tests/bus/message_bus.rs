@@ -87,6 +87,29 @@ impl PrivateBus {
         command.stdout(Stdio::piped()).spawn()
     }
 
+    fn end(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::fs::remove_file(self.folder.path().join("bus")).unwrap();
+    }
+
+    fn begin(&mut self) {
+        self.child = PrivateBus::launch(self.folder.path(), &self.folder.path().join("bus")).unwrap();
+    }
+
+    /// Returns once a daemon answers on it.
+    async fn answers(&self) {
+        loop {
+            // Until it listens there is nothing to connect to, and until the daemon is there nobody has the name.
+            if let Ok(connection) = Builder::address(self.address.as_str()).build().await
+                && manager(&connection).await.ping().await == Ok("pong".into())
+            {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
     fn bus(&self) -> Bus {
         Bus::Address(self.address.clone())
     }
@@ -260,23 +283,21 @@ async fn a_bus_that_comes_back_is_served_again() {
     let Some(mut bus) = PrivateBus::start() else { return };
     let daemon = Daemon::of_two();
     let _server = served(&daemon, &bus).await;
-    bus.child.kill().unwrap();
-    bus.child.wait().unwrap();
-    let socket = bus.folder.path().join("bus");
-    std::fs::remove_file(&socket).unwrap();
-    bus.child = PrivateBus::launch(bus.folder.path(), &socket).unwrap();
-    let served = async {
-        loop {
-            // Until it listens there is nothing to connect to, and until the daemon is back nobody has the name.
-            if let Ok(connection) = Builder::address(bus.address.as_str()).build().await
-                && manager(&connection).await.ping().await == Ok("pong".into())
-            {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    within(served).await;
+    bus.end();
+    bus.begin();
+    within(bus.answers()).await;
+}
+
+#[tokio::test]
+async fn a_bus_that_is_not_there_yet_is_served_when_it_is() {
+    let Some(mut bus) = PrivateBus::start() else { return };
+    bus.end();
+    let daemon = Daemon::of_two();
+    let mut server = daemon.server().await;
+    let nobody = within(server.add_bus(bus.bus())).await;
+    assert!(matches!(nobody, Err(ServeError::Bus { .. })), "{nobody:?}");
+    bus.begin();
+    within(bus.answers()).await;
 }
 
 /// polkit, as far as these tests need it: everybody may manage apps, nobody anything else.

@@ -73,3 +73,9 @@ test_without_a_bus_a_stop_leaves_no_process() {
     inside systemctl start pm2rs
     eventually online web 2
 }
+
+test_a_bus_that_comes_late_is_served() {
+    inside systemctl unmask --runtime dbus.socket dbus.service
+    inside systemctl start dbus.socket
+    eventually bus Ping
+}
