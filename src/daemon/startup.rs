@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -125,10 +125,9 @@ fn serve(mode: Mode, handover: Option<Handover>, waiter: &mut Waiter) -> anyhow:
     if notifier()?.is_some() {
         panics::die();
     }
-    let said = || std::env::var(ulimits::VARIABLE).ok()?.parse().ok();
     let limit = ulimits::raise_open_files()
         .inspect_err(|error| warn!(%error, "cannot raise the limit of open files"))
-        .map(|limit| Limit { soft: open_files.or_else(said).unwrap_or(limit.soft), ..limit })
+        .map(|limit| limit.with_soft(open_files.or_else(said_open_files).unwrap_or(limit.soft)))
         .ok();
     let notifier = notifier()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -152,6 +151,12 @@ fn serve(mode: Mode, handover: Option<Handover>, waiter: &mut Waiter) -> anyhow:
     });
     logs::daemon_log::flush();
     result
+}
+
+/// What the unit says of how many files apps may have open.
+fn said_open_files() -> Option<u64> {
+    let value = std::env::var(ulimits::VARIABLE).ok()?;
+    value.parse().inspect_err(|_| warn!(value, "{} is not a number", ulimits::VARIABLE)).ok()
 }
 
 /// What there is of the daemon before.
@@ -328,7 +333,11 @@ fn write_source(path: &Path, source: &str) -> anyhow::Result<()> {
 /// this one has it without a gap.
 fn lock(paths: &Paths, store: &Store) -> anyhow::Result<Flock<File>> {
     let path = paths.state.join("daemon.lock");
-    let open = || File::options().create(true).truncate(false).write(true).open(&path);
+    let open = || match File::options().create(true).truncate(false).write(true).open(&path) {
+        // flock(2) is content with this. A disk that has become read-only is no reason to leave apps alone.
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(&path).or(Err(error)),
+        other => other,
+    };
     let file = store.get(LOCK).map_or_else(open, |kept| Ok(kept.into()));
     let file = file.with_context(|| format!("cannot open `{}`", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

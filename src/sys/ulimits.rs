@@ -20,6 +20,15 @@ pub struct Limit {
     pub hard: u64,
 }
 
+impl Limit {
+    /// The same with another soft limit, as far as it goes: one above the hard limit would be refused (setrlimit(2)), and
+    /// with it every start.
+    #[must_use]
+    pub fn with_soft(self, soft: u64) -> Limit {
+        Limit { soft: soft.min(self.hard), ..self }
+    }
+}
+
 /// Raises this process's own limit of open descriptors as far as it may: the daemon holds pipes, channels and sockets
 /// of all workers. Returns the limit as it was, which is the one that workers should have: software that uses
 /// select(2) breaks above 1024, so systemd and distributions keep the soft limit low on purpose.

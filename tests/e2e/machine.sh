@@ -62,6 +62,21 @@ test_without_a_bus_workers_have_scopes_and_outlive_the_daemon() {
     holds "$load" '.failed == 0 and .ok > 50'
 }
 
+test_crashes_in_a_row_fail_no_unit() {
+    local before
+    before=$(pids_of web)
+    # Faster than any wait from outside: systemd counts starts within 10 s.
+    inside bash -c 'for ((i = 0; i < 8; i++)); do
+            until now=$(systemctl show -P MainPID pm2rs) && [ "$now" != 0 ] && [ "$now" != "$last" ]; do :; done
+            last=$now
+            kill -KILL "$now"
+        done'
+    eventually inside systemctl is-active pm2rs
+    same "$(pids_of web)" "$before"
+    same "$(inside systemctl is-active pm2rs pm2rs-leftovers)" $'active\nactive'
+    same "$(inside systemctl --failed --quiet)" ""
+}
+
 test_without_a_bus_a_stop_leaves_no_process() {
     local worker
     worker=$(pids_of web | head -n1)
@@ -78,4 +93,27 @@ test_a_bus_that_comes_late_is_served() {
     inside systemctl unmask --runtime dbus.socket dbus.service
     inside systemctl start dbus.socket
     eventually bus Ping
+}
+
+test_a_daemon_comes_back_on_a_disk_that_is_read_only() {
+    local before
+    before=$(pids_of web)
+    inside mount --bind /var/lib/pm2rs /var/lib/pm2rs
+    inside mount -o remount,bind,ro /var/lib/pm2rs
+    kill_daemon
+    same "$(pids_of web)" "$before"
+    inside kill -KILL "$(head -n1 <<<"$before")"
+    eventually online web 2
+    contains "$(inside journalctl -u pm2rs)" "cannot write the state file"
+    inside umount --lazy /var/lib/pm2rs
+}
+
+test_apps_start_where_fewer_files_may_be_open_than_the_unit_says() {
+    settings LimitNOFILE=512
+    inside systemctl restart pm2rs
+    pm2rs --silent restart web
+    eventually online web 2
+    contains "$(inside cat "/proc/$(pids_of web | head -n1)/limits")" "Max open files            512                  512"
+    usual_settings
+    inside systemctl restart pm2rs
 }

@@ -23,7 +23,7 @@ use crate::sys::memfd;
 use crate::sys::notify::{Notifier, Passed};
 use crate::sys::pidfd::{self, ExitStatus};
 use crate::sys::spawn::{Child, Spawn};
-use crate::sys::ulimits::{self, Limit};
+use crate::sys::ulimits;
 
 /// Layout of [`State`]. Raised when an older release could not go on with it.
 const FORMAT: u32 = 1;
@@ -107,7 +107,7 @@ pub(in crate::daemon) fn resume(paths: &Paths, handover: Handover) -> anyhow::Re
     Ok(Keeper {
         sockets,
         above: Notifier::from_environment().ok().flatten(),
-        limit: limit.map(|limit| Limit { soft: handover.open_files.unwrap_or(limit.soft), ..limit }),
+        limit: limit.map(|limit| limit.with_soft(handover.open_files.unwrap_or(limit.soft))),
         daemon: Some(Daemon { child, ready_since, heard: now }),
         restart_at: None,
         // Whatever ended meanwhile.
