@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -39,6 +40,9 @@ use crate::sys::ulimits::{self, Limit};
 
 /// Requests that may wait for the loop; more callers wait on their own side.
 const WAITING_REQUESTS: usize = 256;
+
+/// Longer than any daemon.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What the private socket and the lock of the home are called in the store.
 const SOCKET: &str = "socket";
@@ -132,12 +136,15 @@ fn serve(mode: Mode, handover: Option<Handover>, waiter: &mut Waiter) -> anyhow:
     let notifier = notifier()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Blocking work is rare (state file, look-ups of users): threads must not pile up in an idle daemon.
+        // Blocking work is rare (state file, look-ups of users): threads must not pile up. What there are stay, for where
+        // no other can be had (TasksMax=, a container's or the machine's limit) such work waits for one of them, and
+        // without any it is a panic.
         .max_blocking_threads(8)
-        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_keep_alive(FOR_EVER)
         .build()
         .context("cannot start the event loop")?;
     let result = runtime.block_on(async {
+        drop(tokio::task::spawn_blocking(|| ()));
         let (mut daemon, before, inputs, handle) = assemble(mode, paths, inherited, limit, notifier, store).await?;
         match before {
             Before::Kept(saved) => daemon.take_over(*saved),

@@ -117,3 +117,20 @@ test_apps_start_where_fewer_files_may_be_open_than_the_unit_says() {
     usual_settings
     inside systemctl restart pm2rs
 }
+
+test_where_no_thread_can_be_started_the_daemon_goes_on() {
+    local daemon worker deadline=$((SECONDS + 4))
+    as alice pm2rs --home few start /srv/apps/counter.js --name counter
+    daemon=$(inside cat /home/alice/few/pm2.pid)
+    worker=$(as alice pm2rs --home few pid counter)
+    # Threads that have nothing to do may end.
+    while [ $SECONDS -lt $deadline ] && inside bash -c 'grep -q tokio /proc/$1/task/*/comm' _ "$daemon"; do :; done
+    as alice prlimit --pid "$daemon" --nproc=1:
+    as alice pm2rs --home few reset counter
+    denied as alice pm2rs --home few start /srv/apps/counter.js --name another
+    as alice prlimit --pid "$daemon" --nproc=1000:
+    as alice pm2rs --home few start /srv/apps/counter.js --name third
+    same "$(inside cat /home/alice/few/pm2.pid)" "$daemon"
+    same "$(as alice pm2rs --home few pid counter)" "$worker"
+    as alice pm2rs --home few kill
+}
