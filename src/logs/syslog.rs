@@ -2,6 +2,7 @@
 //!
 //! Must never let anything wait: what the other side does not take in time is dropped, and counted.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -16,6 +17,7 @@ use super::loss::{Losses, Lost};
 use super::split::Line;
 use crate::core::{ProcessId, SyslogAddress};
 use crate::sys::identity::{Identity, run_as};
+use crate::sys::socket;
 
 /// Bytes that wait for one receiver.
 const MAX_WAITING: usize = 1 << 20;
@@ -114,7 +116,8 @@ impl Messages {
     /// Adds a line.
     pub fn add(&mut self, line: &Line<'_>) {
         let (severity, text) = severity(line, self.sender.err);
-        let mut rest = text;
+        let text = visible(text);
+        let mut rest = text.as_ref();
         loop {
             let (piece, more) = rest.split_at(rest.len().min(MAX_MESSAGE));
             let priority = format!("<{}>", USER * 8 + severity);
@@ -125,6 +128,23 @@ impl Messages {
             rest = more;
         }
     }
+}
+
+/// The text without what some receivers take for an end: a carriage return is one of a line (to systemd, when it hears
+/// notifications), NUL of everything. They are shown as rsyslog shows them.
+fn visible(text: &[u8]) -> Cow<'_, [u8]> {
+    if !text.iter().any(|byte| matches!(byte, b'\r' | 0)) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = Vec::with_capacity(text.len() + 16);
+    for byte in text {
+        match byte {
+            b'\r' => shown.extend_from_slice(b"#015"),
+            0 => shown.extend_from_slice(b"#000"),
+            other => shown.push(*other),
+        }
+    }
+    Cow::Owned(shown)
 }
 
 #[derive(Debug)]
@@ -155,9 +175,9 @@ impl Socket {
         }
     }
 
-    fn send(&self, message: &[u8]) -> io::Result<()> {
+    fn send(&self, message: &[u8], identity: &Identity) -> io::Result<()> {
         match self {
-            Socket::Unix(socket) => socket.send(message).map(drop),
+            Socket::Unix(socket) => socket::send_as(socket, identity, message),
             Socket::Udp(socket) => match socket.send(message) {
                 // That is about an earlier message: nobody listened then.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(message).map(drop),
@@ -189,7 +209,7 @@ impl Link {
                 None => Socket::connect(&sender.receiver.address, &sender.identity)
                     .map(|socket| &*self.socket.insert(socket)),
             };
-            match socket.and_then(|socket| socket.send(message)) {
+            match socket.and_then(|socket| socket.send(message, &sender.identity)) {
                 Ok(()) => {
                     self.bytes -= message.len();
                     self.waiting.pop_front();
@@ -343,7 +363,8 @@ mod tests {
         let (mut syslog, mut losses) = (Syslog::default(), Losses::new(events));
         let sender = sender(SyslogAddress::Unix(path), false);
         let long = [b"x".repeat(MAX_MESSAGE + 1), b"\n".to_vec()].concat();
-        send(&mut syslog, &sender, &[b"hello\r\n", b"<4>careful\n", &long], &mut losses, Instant::now());
+        let lines: [&[u8]; 4] = [b"hello\r\n", b"<4>careful\n", b"x\rREADY=1\0y\n", &long];
+        send(&mut syslog, &sender, &lines, &mut losses, Instant::now());
         let mut datagram = vec![0; 1 << 16];
         let mut next = || {
             let length = server.recv(&mut datagram).unwrap();
@@ -351,6 +372,7 @@ mod tests {
         };
         assert_eq!(next(), "<14>Nov  1 02:03:04 my_app[4711]: hello");
         assert_eq!(next(), "<12>Nov  1 02:03:04 my_app[4711]: careful");
+        assert_eq!(next(), "<14>Nov  1 02:03:04 my_app[4711]: x#015READY=1#000y");
         assert!(next().ends_with(&"x".repeat(MAX_MESSAGE)));
         assert_eq!(next(), "<14>Nov  1 02:03:04 my_app[4711]: x");
     }

@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    SendAncillaryMessage, SendFlags, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, UCred, sockopt,
 };
+use rustix::process::{Gid, Uid};
 
+use super::identity::Identity;
 use super::stray;
 
 /// Descriptors that may come with one message (SCM_MAX_FD, unix(7)). What there is no room for the kernel closes within
@@ -94,6 +96,22 @@ pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     let fd = new_socket(AddressFamily::UNIX, Kind::Stream)?;
     rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
     Ok(fd)
+}
+
+/// Sends a datagram as this user: a receiver that asks who sent it (SO_PASSCRED, unix(7)) hears of the user and not of the
+/// daemon, whose word counts for more.
+///
+/// # Errors
+/// What sendmsg(2) says; `WouldBlock` when the receiver takes nothing just now.
+pub fn send_as(socket: impl AsFd, who: &Identity, message: &[u8]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !who.is_own() {
+        let (pid, uid, gid) = (rustix::process::getpid(), Uid::from_raw(who.uid), Gid::from_raw(who.gid));
+        control.push(SendAncillaryMessage::ScmCredentials(UCred { pid, uid, gid }));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 fn new_socket(family: AddressFamily, kind: Kind) -> io::Result<OwnedFd> {
@@ -296,6 +314,24 @@ mod tests {
             Address::Inet(address) => address,
             Address::Unix(path) => panic!("{path:?}"),
         }
+    }
+
+    #[test]
+    fn a_receiver_hears_of_the_user_whose_datagram_it_is() {
+        let who = Identity::by_name(if nix::unistd::geteuid().is_root() { "nobody" } else { "" });
+        let who = who.unwrap_or_else(|_| Identity::own().unwrap());
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        sockopt::set_socket_passcred(&theirs, true).unwrap();
+        send_as(&ours, &who, b"hello").unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut text = [0; 16];
+        let got = rustix::net::recvmsg(&theirs, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::empty());
+        assert_eq!(&text[..got.unwrap().bytes], b"hello");
+        let Some(RecvAncillaryMessage::ScmCredentials(sender)) = control.drain().next() else {
+            panic!("no credentials")
+        };
+        assert_eq!((sender.uid.as_raw(), sender.gid.as_raw()), (who.uid, who.gid));
     }
 
     #[test]

@@ -58,6 +58,26 @@ test_the_journal_explains_a_crash_loop() {
 }
 is_errored() { processes | jq -e --arg name "$1" 'any(.name == $name and .pm2_env.status == "errored")' >/dev/null; }
 
+test_lines_for_syslog_are_no_words_of_the_daemon_to_systemd() {
+    # systemd ends a line of a notification at a carriage return, too, and every user may send to its socket.
+    inside bash -c 'printf "%s\n" "$1" >/tmp/forger.js' _ \
+        'setInterval(() => process.stdout.write("x\rERRNO=99\rSTATUS=forged\n"), 100)'
+    inside bash -c 'echo "$1" >/tmp/forger.json' _ \
+        '{ "apps": [ { "name": "forger", "script": "/tmp/forger.js", "log_syslog": "unix:/run/systemd/notify" } ] }'
+    as alice pm2rs start /tmp/forger.json
+    eventually_journal 'length > 5' PM2RS_APP=forger PM2RS_STREAM=out
+    same "$(inside systemctl show -P StatusErrno pm2rs)" 0
+    as alice pm2rs delete forger
+}
+
+test_a_syslog_daemon_hears_whose_line_it_is() {
+    inside bash -c 'echo "$1" >/tmp/speaker.json' _ \
+        '{ "apps": [ { "name": "speaker", "script": "/srv/apps/counts.js", "log_syslog": "unix:/dev/log" } ] }'
+    as alice pm2rs start /tmp/speaker.json
+    eventually_journal "length > 2 and all(._UID == \"$(inside id -u alice)\")" _TRANSPORT=syslog SYSLOG_IDENTIFIER=speaker
+    as alice pm2rs delete speaker
+}
+
 test_logs_are_searched_in_the_journal() {
     local since seen
     seen=$(as alice pm2rs logs api --nostream --raw --lines 100000 --grep '^count [0-2]$')
