@@ -141,7 +141,7 @@ impl Identity {
     }
 
     /// Whether this process already has exactly this identity's rights on files, so that no switch is needed.
-    fn is_own(&self) -> bool {
+    pub(super) fn is_own(&self) -> bool {
         // An ordinary user cannot change its groups anyway; root with another group or other groups is a real change.
         self.uid == Uid::effective().as_raw() && (self.uid != 0 || self.gid == Gid::effective().as_raw())
     }
@@ -196,11 +196,36 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
+    in_own_thread(who, take_on, f).await
+}
+
+/// [`run_as_async`] for what the kernel counts by effective user, as inotify(7) instances and what they watch: it is
+/// charged to the user. The thread, and those that `f` begins, have the user's effective ids, so that user may renice
+/// them (setpriority(2)): nobody else may wait for what is done there.
+///
+/// # Errors
+/// As [`run_as`].
+///
+/// # Panics
+/// When `f` does: the panic goes on in the caller.
+pub async fn run_charged_to<T, F>(who: Identity, f: F) -> Result<T, IdentityError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    in_own_thread(who, take_on_wholly, f).await
+}
+
+async fn in_own_thread<T, F>(who: Identity, switch: fn(&Identity) -> io::Result<()>, f: F) -> Result<T, IdentityError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
     let (tell, told) = tokio::sync::oneshot::channel();
     let name = who.name.clone();
     let cannot = |source| IdentityError::Switch { name, source };
     let work = move || {
-        let act = || if who.is_own() { Ok(f()) } else { take_on(&who).map(|()| f()) };
+        let act = || if who.is_own() { Ok(f()) } else { switch(&who).map(|()| f()) };
         // Nobody may wait for it any more.
         let _ = tell.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)));
     };
@@ -219,8 +244,7 @@ where
 /// The raw system calls are used on purpose: the C library's wrappers of setgroups(2) change all threads (nptl(7)).
 /// The order matters: each step needs the right that a later one takes away.
 fn take_on(who: &Identity) -> io::Result<()> {
-    // SAFETY: the pointer and length describe a live slice; the kernel only reads it.
-    check(unsafe { libc::syscall(libc::SYS_setgroups, who.groups.len(), who.groups.as_ptr()) })?;
+    take_on_groups(who)?;
     // setfsuid(2) and setfsgid(2) tell no errors: they return the previous id, so the second call, with an id that
     // is never valid, tells what the first one did.
     for (call, id) in [(libc::SYS_setfsgid, who.gid), (libc::SYS_setfsuid, who.uid)] {
@@ -234,6 +258,22 @@ fn take_on(who: &Identity) -> io::Result<()> {
         }
     }
     drop_capabilities()
+}
+
+/// Gives the calling thread, and it alone, the user's effective ids, which bring the filesystem's with them
+/// (credentials(7)). The real and the saved ones stay: by those it is decided who may signal and trace it.
+fn take_on_wholly(who: &Identity) -> io::Result<()> {
+    take_on_groups(who)?;
+    for (call, id) in [(libc::SYS_setresgid, who.gid), (libc::SYS_setresuid, who.uid)] {
+        // SAFETY: both calls take three integers, of which -1 leaves the id as it is, and touch no memory.
+        check(unsafe { libc::syscall(call, u32::MAX, id, u32::MAX) })?;
+    }
+    drop_capabilities()
+}
+
+fn take_on_groups(who: &Identity) -> io::Result<()> {
+    // SAFETY: the pointer and length describe a live slice; the kernel only reads it.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, who.groups.len(), who.groups.as_ptr()) })
 }
 
 /// Empties the calling thread's capability sets. setfsuid(2) takes away only those about files, setresuid(2) leaves the
@@ -370,6 +410,27 @@ mod tests {
         assert_eq!(fs::read(&secret).unwrap(), b"s");
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
         assert!(!status.contains("CapEff:\t0000000000000000"));
+    }
+
+    #[tokio::test]
+    async fn what_is_charged_to_a_user_is_done_with_its_effective_ids_and_no_capability() {
+        if !as_root("what_is_charged_to_a_user_is_done_with_its_effective_ids_and_no_capability") {
+            return;
+        }
+        let nobody = Identity::by_name("nobody").unwrap();
+        let (uid, gid) = (nobody.uid, nobody.gid);
+        let status = || fs::read_to_string("/proc/thread-self/status").unwrap();
+        let seen = run_charged_to(nobody, move || std::thread::spawn(status).join().unwrap()).await.unwrap();
+        for line in [format!("Uid:\t0\t{uid}\t0\t{uid}"), format!("Gid:\t0\t{gid}\t0\t{gid}")] {
+            assert!(seen.contains(&line), "{seen}");
+        }
+        for set in ["CapInh", "CapPrm", "CapEff"] {
+            assert!(seen.contains(&format!("{set}:\t0000000000000000")), "{seen}");
+        }
+        assert!(
+            !seen.lines().any(|line| line.starts_with("Groups:") && line.split_whitespace().any(|group| group == "0"))
+        );
+        assert!(status().contains("Uid:\t0\t0\t0\t0"), "only that thread");
     }
 
     #[test]

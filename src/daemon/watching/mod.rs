@@ -23,7 +23,7 @@ use self::filter::Filter;
 use super::accounts;
 use super::facts::Fact;
 use crate::core::{AppId, AppSpec, Uid};
-use crate::sys::identity::run_as_async;
+use crate::sys::identity::{run_as_async, run_charged_to};
 
 /// Events that are looked at together.
 const AT_ONCE: usize = 1024;
@@ -59,8 +59,9 @@ async fn watch(app: AppId, owner: Uid, spec: Arc<AppSpec>, facts: &UnboundedSend
         let (teller, mut told) = Teller::new(WAITING);
         let missed = Arc::clone(&teller.missed);
         let spec = Arc::clone(&spec);
-        // The walk over the folders takes its time. The watcher's own thread inherits the rights that it has.
-        let begun = run_as_async(who.clone(), move || Tree::begin(app, &spec, teller)).await;
+        // The walk over the folders takes its time. The watcher's own thread inherits the rights that it has, and counts
+        // against the user's limits: there are 128 instances for a user by default, and root needs its own.
+        let begun = run_charged_to(who.clone(), move || Tree::begin(app, &spec, teller)).await;
         let mut tree = begun.map_err(|error| error.to_string())??;
         // What was missed may be anything.
         let mut changed = std::mem::replace(&mut again, true).then(|| tree.filter.cwd.clone());
@@ -127,6 +128,16 @@ struct Tree {
     full: bool,
 }
 
+/// The kernel's word for too many instances is that for too many open files (inotify_init(2)).
+fn cannot_begin(error: &notify::Error) -> String {
+    match &error.kind {
+        notify::ErrorKind::Io(source) if source.raw_os_error() == Some(libc::EMFILE) => {
+            "its user watches in too many places already: see fs.inotify.max_user_instances".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// What came of a few events.
 #[derive(Debug, Default)]
 struct Heard {
@@ -141,7 +152,7 @@ impl Tree {
         let filter = Filter::new(spec).map_err(|error| error.to_string())?;
         let starts = filter.starts();
         let watcher =
-            notify::recommended_watcher(move |event| teller.tell(event)).map_err(|error| error.to_string())?;
+            notify::recommended_watcher(move |event| teller.tell(event)).map_err(|error| cannot_begin(&error))?;
         let mut tree = Tree { app, watcher, filter, folders: BTreeMap::new(), full: false };
         tree.take_in(starts);
         Ok(tree)
@@ -217,8 +228,14 @@ impl Tree {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::fs::inotify::CreateFlags;
+
     use super::*;
     use crate::core::WatchSpec;
+    use crate::sys::identity::Identity;
 
     /// An app in a folder of its own that watches these paths.
     fn app(paths: &[&str]) -> (tempfile::TempDir, AppSpec) {
@@ -268,6 +285,25 @@ mod tests {
         assert!(!teller.missed.load(Ordering::Relaxed));
         teller.tell(event());
         assert!(teller.missed.load(Ordering::Relaxed) && told.try_recv().is_ok() && told.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn what_a_user_watches_counts_against_its_own_limits() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let nobody = Identity::by_name("nobody").unwrap();
+        let fill = || std::iter::from_fn(|| rustix::fs::inotify::init(CreateFlags::CLOEXEC).ok()).take(4096).collect();
+        let instances: Vec<OwnedFd> = run_charged_to(nobody.clone(), fill).await.unwrap();
+        let (_folder, spec) = app(&[]);
+        fs::set_permissions(&spec.cwd, fs::Permissions::from_mode(0o755)).unwrap();
+        let (facts, _heard) = mpsc::unbounded_channel();
+        let watched = watch(AppId(1), Uid(nobody.uid), Arc::new(spec), &facts);
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), watched).await;
+        assert!(ended.unwrap().unwrap_err().contains("fs.inotify.max_user_instances"));
+        assert!(rustix::fs::inotify::init(CreateFlags::CLOEXEC).is_ok(), "root has its own");
+        drop(instances);
     }
 
     #[tokio::test]
