@@ -48,14 +48,15 @@ pub enum Event {
         /// How.
         options: ReloadOptions,
     },
-    /// These processes are to end and stay in the list.
+    /// These processes are to end and stay in the list. While others of their app serve on, they drain first, and are not
+    /// waited for if they are asked again.
     StopRequested {
         /// The job that reports on it.
         job: JobId,
         /// Which.
         processes: Vec<ProcessId>,
     },
-    /// These processes are to end and be forgotten.
+    /// These processes are to end, as by a stop, and be forgotten.
     DeleteRequested {
         /// The job that reports on it.
         job: JobId,

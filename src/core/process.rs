@@ -29,7 +29,7 @@ pub enum State {
     Starting,
     /// Its worker serves.
     Ready,
-    /// Its worker finishes what it has in hands and is then to end (scale down).
+    /// Its worker finishes what it has in hands and is then to end (scale down, a stop of one of several).
     Draining,
     /// Its worker was told to end, or has ended and left descendants behind that are being ended.
     Stopping,

@@ -71,13 +71,21 @@ impl Fleet {
         self.supersede(processes, kind);
         let apps = self.by_app(processes);
         for process in apps.values().flatten() {
+            let drain = self.others_serve_on(*process, processes);
             if let Some(row) = self.processes.get_mut(process) {
                 row.manually = true;
             }
-            self.end_process(*process, desired, false);
+            self.end_process(*process, desired, drain);
         }
         let lanes = apps.into_iter().map(|(app, rows)| Lane::Stop(StopLane::new(app, rows))).collect();
         self.open_job(job, kind, lanes);
+    }
+
+    /// Whether a row that serves has others of its app beside it that go on when `leaving` have gone. If so, its clients
+    /// need not notice that it goes: it drains. Not where it drains already, for then somebody insists.
+    fn others_serve_on(&self, process: ProcessId, leaving: &[ProcessId]) -> bool {
+        let Some(row) = self.processes.get(&process).filter(|_| self.can_be_replaced(process)) else { return false };
+        self.processes_of(row.app).any(|other| !leaving.contains(&other.id) && self.can_be_replaced(other.id))
     }
 
     pub(super) fn shutdown_requested(&mut self, job: JobId) {

@@ -103,3 +103,22 @@ fn more_and_fewer_workers() {
         load.stop().lost_nothing(&format!("scale {mode:?}"));
     }
 }
+
+#[test]
+fn workers_that_are_ended_by_their_ids() {
+    let place = Place::new();
+    place.start(&json!({ "script": app("http.js"), "instances": 3 }));
+    for mode in [Mode::Keep, Mode::Once] {
+        let load = Load::start(&place.http("/?ms=3"), mode, 16);
+        for _ in 0..reloads() {
+            place.call(&format!("delete {}", place.list()[0]["pm_id"])).ok();
+            place.call("scale app 3").ok();
+            place.until_online(3);
+            let id = place.list()[0]["pm_id"].clone();
+            place.call(&format!("stop {id}")).ok().says("stopped");
+            place.call(&format!("restart {id}")).ok();
+            place.until_online(3);
+        }
+        load.stop().lost_nothing(&format!("by id, {mode:?}"));
+    }
+}

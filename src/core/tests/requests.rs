@@ -122,6 +122,54 @@ fn scaling_down_ends_those_first_that_do_not_serve() {
 }
 
 #[test]
+fn one_of_several_drains_before_it_is_stopped_or_deleted() {
+    let mut sim = Simulator::running(cluster(3));
+    let stop = sim.stop(&[P0]);
+    assert!(sim.does(&Action::DrainWorker { worker: WorkerId(1), timeout: 10_000 }));
+    let delete = sim.delete(&[P1]);
+    assert!(sim.does(&Action::DrainWorker { worker: WorkerId(2), timeout: 10_000 }));
+    assert_eq!((sim.state(P0), sim.state(P1)), (State::Draining, State::Draining));
+    let last = sim.stop(&[ProcessId(2)]);
+    assert_eq!(sim.state(ProcessId(2)), State::Stopping, "nobody is left to serve in its stead");
+    sim.settle();
+    assert!([stop, delete, last].into_iter().all(|job| sim.is_done(job)));
+    assert_eq!(sim.state(P0), State::Stopped);
+    assert!(sim.fleet.process(P1).is_none());
+}
+
+#[test]
+fn who_leaves_with_all_others_or_is_asked_again_ends_at_once() {
+    let mut sim = Simulator::running(cluster(3));
+    sim.stop(&[P0, P1, ProcessId(2)]);
+    assert_eq!(sim.state(P0), State::Stopping);
+
+    for again in [Simulator::stop, Simulator::delete] {
+        let mut sim = Simulator::running(cluster(2));
+        let first = sim.stop(&[P0]);
+        let second = again(&mut sim, &[P0]);
+        assert_eq!(sim.state(P0), State::Stopping, "a person insists");
+        sim.settle();
+        assert!(sim.is_done(first) && sim.is_done(second));
+    }
+
+    // Each of these has an address of its own.
+    let mut sim = Simulator::running(AppSpec { instances: Instances(2), ..fork() });
+    sim.stop(&[P0]);
+    assert_eq!(sim.state(P0), State::Stopping);
+}
+
+#[test]
+fn a_worker_that_drains_for_a_stop_can_be_started_again() {
+    let mut sim = Simulator::running(cluster(2));
+    let stop = sim.stop(&[P0]);
+    let restart = sim.restart(&[P0]);
+    assert_eq!(sim.failure(stop), "process 0: superseded by restart");
+    sim.settle();
+    assert!(sim.is_done(restart));
+    assert_eq!(sim.state(P0), State::Ready);
+}
+
+#[test]
 fn a_worker_that_dies_while_it_drains_is_not_replaced() {
     let mut sim = Simulator::running(cluster(2));
     let job = sim.scale(APP, 1);

@@ -1,6 +1,6 @@
 //! Each line of the transition tables is reached by an event, and no other change is allowed.
 
-use super::simulator::{P0, Simulator, cluster, fork};
+use super::simulator::{P0, P1, Simulator, cluster, fork};
 use crate::core::*;
 
 const STATES: [State; 7] =
@@ -164,7 +164,7 @@ fn each_transition_of_a_worker_happens() {
             WorkerState::Starting => panic!("nothing leads there"),
             WorkerState::Ready => sim.send(Event::ReadyReceived { worker }),
             WorkerState::Draining => drop(sim.scale(AppId(1), 1)),
-            WorkerState::Stopping => drop(sim.stop(&[P0])),
+            WorkerState::Stopping => drop(sim.stop(&[P0, P1])),
             WorkerState::Exited => sim.exits_with_leftovers(worker, Exit::Code(0)),
         }
         assert_eq!(sim.fleet.worker(worker).unwrap().state, *to, "from {from:?}");
