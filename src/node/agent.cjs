@@ -138,13 +138,23 @@ function start() {
   function drain(timeout, then = () => {}) {
     if (draining) return;
     draining = true;
+    const began = Date.now();
+    // For clients that send one request behind the other without end: these are cut off at one, and ask the rest again.
+    const isLate = () => Date.now() - began > Math.min(timeout / 2, 5000);
     // Before the handles go: nothing may be answered as if the connection lived on.
-    require('node:diagnostics_channel').subscribe('http.server.request.start', ({ response }) => endWith(response));
-    for (const server of servers) stopAccepting(server);
+    const latest = new WeakMap();
+    require('node:diagnostics_channel').subscribe('http.server.request.start', ({ request, socket, response }) => {
+      if (!latest.has(socket)) takeInBeforeClosing(socket, () => latest.get(socket).request);
+      latest.set(socket, { request, response });
+      endWith(response, () => latest.get(socket).response === response || isLate());
+    });
+    for (const server of servers) {
+      readBeforeAnswering(server);
+      stopAccepting(server);
+    }
     for (const socket of sockets) stopReceiving(socket);
     for (const session of sessions) endSession(session);
 
-    const began = Date.now();
     const look = () => {
       let left = 0;
       for (const server of servers) left += server._connections || 0;
@@ -160,12 +170,17 @@ function start() {
   }
 }
 
-// The response tells its client that the connection ends with it, whatever a framework or proxy says in its headers.
-function endWith(response) {
+// The response tells its client that the connection ends with it, whatever a framework or proxy says in its headers. Of
+// requests that came one behind the other (RFC 9112, section 9.3.2), the last one's does: all of them are at work.
+function endWith(response, isLast) {
+  const { shouldKeepAlive, writeHead } = response;
   response.shouldKeepAlive = false;
-  const writeHead = response.writeHead;
   response.writeHead = function (status, ...rest) {
     if (status === 101 || this.headersSent) return writeHead.call(this, status, ...rest);
+    if (!isLast()) {
+      this.shouldKeepAlive = shouldKeepAlive;
+      return writeHead.call(this, status, ...rest);
+    }
     const headers = rest[rest.length - 1];
     if (Array.isArray(headers)) {
       rest[rest.length - 1] = Array.isArray(headers[0])
@@ -176,6 +191,27 @@ function endWith(response) {
     }
     this.setHeader('Connection', 'close');
     return writeHead.call(this, status, ...rest);
+  };
+}
+
+// Only what has come in whole is known to be the last: Node hands a request over before it looks at what came behind it.
+function readBeforeAnswering(server) {
+  const { emit } = server;
+  server.emit = function (event, ...args) {
+    if (event !== 'request') return emit.call(this, event, ...args);
+    process.nextTick(() => emit.call(this, event, ...args));
+    return this.listenerCount('request') > 0;
+  };
+}
+
+// To close on what a client is still sending resets the connection, and the client may not come to read the answer that was
+// given before it has sent all: an upload is taken in whole first.
+function takeInBeforeClosing(socket, lastRequest) {
+  const { destroySoon } = socket;
+  socket.destroySoon = function () {
+    const request = lastRequest();
+    if (request.complete) destroySoon.call(this);
+    else request.once('end', () => destroySoon.call(this));
   };
 }
 

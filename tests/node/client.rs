@@ -43,11 +43,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub async fn get(&mut self, path: &str, keep: bool) -> Result<String, Failed> {
         let word = if keep { "keep-alive" } else { "close" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: {word}\r\n\r\n");
-        let answer = async {
-            self.stream.write_all(request.as_bytes()).await.map_err(|e| Failed(format!("write: {e}")))?;
-            self.read_answer().await
-        };
-        timeout(DEADLINE, answer).await.unwrap_or_else(|_| Err(Failed(format!("no answer to {path} in time"))))
+        self.send(request.as_bytes()).await?;
+        self.answer().await
+    }
+
+    /// Sends what may be more or less than a request.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Failed> {
+        let sent = timeout(DEADLINE, self.stream.write_all(bytes)).await;
+        sent.map_err(|_| Failed("not taken in time".into()))?.map_err(|e| Failed(format!("write: {e}")))
+    }
+
+    /// The body of the next answer, which must be 200.
+    pub async fn answer(&mut self) -> Result<String, Failed> {
+        timeout(DEADLINE, self.read_answer()).await.unwrap_or_else(|_| Err(Failed("no answer in time".into())))
     }
 
     async fn read_answer(&mut self) -> Result<String, Failed> {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use pm2rs::core::{Balance, ProcessId};
+use pm2rs::core::{Balance, ProcessId, WorkerId};
 use pm2rs::node::{NodeEvent, PrimaryConfig};
+use tokio::net::TcpStream;
 
 use crate::client::{Connection, Load, THINK};
 use crate::rig::{Plan, Rig, free_port, node, nodes, tests};
@@ -163,6 +164,74 @@ async fn whoever_begins_inherits_the_address_of_the_last_row_that_goes() {
         pass_on_the_address(false, Balance::Auto),
         pass_on_the_address(true, Balance::RoundRobin),
     );
+}
+
+/// Begins to drain, and waits until a client would notice: answers end connections then.
+async fn begin_to_drain(rig: &Rig, worker: WorkerId, mut client: Connection<TcpStream>) {
+    rig.primary.drain(worker, 20_000);
+    while !client.closing {
+        client.get("/", true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn requests_that_were_sent_one_behind_the_other_are_all_answered_by_who_drains() {
+    for (major, node) in nodes() {
+        // Answers that are given at once, and later.
+        for (app, path) in [("hello.js", "/"), ("http.js", "/?ms=20")] {
+            let mut rig = Rig::new();
+            let port = free_port();
+            let (worker, _) = rig.serve(&Plan::new(&node, app).env("PORT", port)).await;
+            let mut client = Connection::tcp(port).await.unwrap();
+            client.get("/", true).await.unwrap();
+            begin_to_drain(&rig, worker, Connection::tcp(port).await.unwrap()).await;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            client.send(request.repeat(5).as_bytes()).await.unwrap();
+            for number in 1..=5 {
+                client.answer().await.unwrap_or_else(|failed| panic!("Node {major}, {app}, {number}: {failed:?}"));
+                assert_eq!(client.closing, number == 5, "Node {major}, {app}, {number}");
+            }
+            rig.event(NodeEvent::Drained { worker, left: 0 }).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_always_has_another_request_under_way_is_ended_in_time() {
+    let Some(node) = node(24) else { return };
+    let mut rig = Rig::new();
+    let port = free_port();
+    let (worker, _) = rig.serve(&Plan::new(&node, "http.js").env("PORT", port)).await;
+    let mut client = Connection::tcp(port).await.unwrap();
+    let request = b"GET /?ms=20 HTTP/1.1\r\nHost: x\r\n\r\n";
+    client.send(request).await.unwrap();
+    rig.primary.drain(worker, 3_000);
+    while !client.closing {
+        client.send(request).await.unwrap();
+        client.answer().await.unwrap();
+    }
+    drop(client);
+    rig.event(NodeEvent::Drained { worker, left: 0 }).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_is_answered_early_is_taken_in_before_the_connection_ends() {
+    for (major, node) in nodes() {
+        let mut rig = Rig::new();
+        let port = free_port();
+        let (worker, _) = rig.serve(&Plan::new(&node, "http.js").env("PORT", port)).await;
+        let mut client = Connection::tcp(port).await.unwrap();
+        client.get("/", true).await.unwrap();
+        begin_to_drain(&rig, worker, Connection::tcp(port).await.unwrap()).await;
+        // More than the kernel keeps for who does not read.
+        let body = vec![b'x'; 32 << 20];
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        client.send(head.as_bytes()).await.unwrap();
+        client.send(&body).await.unwrap_or_else(|failed| panic!("Node {major}: {failed:?}"));
+        client.answer().await.unwrap_or_else(|failed| panic!("Node {major}: {failed:?}"));
+        assert!(client.closing, "Node {major}");
+        rig.event(NodeEvent::Drained { worker, left: 0 }).await;
+    }
 }
 
 #[tokio::test]
