@@ -220,7 +220,7 @@ impl Daemon {
         }
         let (mode, facts) = (self.mode.clone(), self.facts.clone());
         tokio::spawn(async move {
-            let restart = scopes::is_being_restarted(&mode).await;
+            let restart = scopes::is_to_come_back(&mode).await;
             drop(facts.send(Fact::EndMeant(name, restart)));
         });
     }

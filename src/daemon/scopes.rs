@@ -21,15 +21,14 @@ const SERVICE: &str = "pm2rs.service";
 /// How long systemd may take to say what it does with our service; it may be busy ending everything.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// Whether the daemon's service is being restarted. Not when systemd cannot be asked: then it is as well the machine's end.
-pub(super) async fn is_being_restarted(mode: &Mode) -> bool {
-    match manager_of(mode).ask(ANSWER, async |connection| scope::own_job(&connection).await).await {
-        Ok(job) => matches!(job.as_deref(), Some("restart" | "try-restart")),
-        Err(error) => {
-            tracing::warn!(%error, "cannot ask systemd whether it restarts the service or stops it");
-            false
-        }
-    }
+/// Whether there will be a next daemon when this one ends: its service is restarted, not stopped. Not when systemd cannot be
+/// asked: then it is as well the machine's end.
+pub(super) async fn is_to_come_back(mode: &Mode) -> bool {
+    let asked = async |connection| scope::is_to_come_back(&connection).await;
+    manager_of(mode).ask(ANSWER, asked).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot ask systemd whether it restarts the service or stops it");
+        false
+    })
 }
 
 /// Whose service the daemon is, and who makes its scopes.

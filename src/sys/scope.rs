@@ -228,23 +228,30 @@ fn is_named(error: &zbus::Error, name: &str) -> bool {
     full.as_str().strip_prefix("org.freedesktop.systemd1.") == Some(name)
 }
 
-/// What systemd is about to do with the unit that this process is the main process of: `stop`, `restart`,
-/// `try-restart`, `reload`, ...; `None` when nothing, or when it is in no unit. SIGTERM comes for stop and restart alike, and only this tells
-/// which.
+/// Whether systemd starts the service of this process again when it ends: it is restarting it, or it wants nothing of it
+/// and restarts it whenever it ends. SIGTERM comes for a stop, for a restart and from kill(1) alike, and only this tells
+/// which. False for a process that is no service.
 ///
 /// # Errors
 /// When the bus does not work.
-pub async fn own_job(connection: &Connection) -> zbus::Result<Option<String>> {
+pub async fn is_to_come_back(connection: &Connection) -> zbus::Result<bool> {
     let path = match manager(connection).await?.get_unit_by_pid(std::process::id()).await {
-        Err(error) if is_named(&error, "NoUnitForPID") => return Ok(None),
+        Err(error) if is_named(&error, "NoUnitForPID") => return Ok(false),
         other => other?,
     };
-    let unit = object(connection, path, "org.freedesktop.systemd1.Unit").await?;
-    let (id, path): (u32, OwnedObjectPath) = unit.get_property("Job").await?;
-    if id == 0 {
-        return Ok(None);
+    let unit = object(connection, path.clone(), "org.freedesktop.systemd1.Unit").await?;
+    let (id, job): (u32, OwnedObjectPath) = unit.get_property("Job").await?;
+    if id != 0 {
+        let job = object(connection, job, "org.freedesktop.systemd1.Job").await?;
+        match job.get_property::<String>("JobType").await?.as_str() {
+            "stop" => return Ok(false),
+            "restart" | "try-restart" => return Ok(true),
+            // A start or a reload is not why it is to end.
+            _ => (),
+        }
     }
-    object(connection, path, "org.freedesktop.systemd1.Job").await?.get_property("JobType").await.map(Some)
+    let service = object(connection, path, "org.freedesktop.systemd1.Service").await?;
+    Ok(service.get_property::<String>("Restart").await.is_ok_and(|restart| restart == "always"))
 }
 
 /// Whether a unit is inactive or failed and systemd is about to do nothing with it. Holds for one that is not loaded.
@@ -357,8 +364,7 @@ mod tests {
         stop(&connection, "pm2rs-test-none.scope", DEADLINE).await.unwrap();
         assert!(is_at_rest(&connection, "pm2rs-test-none.service").await.unwrap());
         assert!(!is_at_rest(&connection, "dbus.service").await.unwrap());
-        // None, or that of a service whose start this test is.
-        let job = own_job(&connection).await.unwrap();
-        assert!(matches!(job.as_deref(), None | Some("start")), "{job:?}");
+        // Nobody restarts a test.
+        assert!(!is_to_come_back(&connection).await.unwrap());
     }
 }

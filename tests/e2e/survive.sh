@@ -150,6 +150,18 @@ test_an_abort_is_not_noticed() {
     nothing_failed
 }
 
+test_a_kill_by_hand_is_not_noticed() {
+    local before signal
+    before=$(identities)
+    load_begins http://127.0.0.1:3000/
+    for signal in TERM INT QUIT; do
+        kill_daemon "$signal"
+    done
+    same "$(identities)" "$before"
+    load_ends
+    nothing_failed
+}
+
 out_of_memory() { # PID: the kernel's OOM killer ends this process of the container
     local group=/sys/fs/cgroup/memory/pm2rs-out-of-memory host
     if inside grep -qw memory /sys/fs/cgroup/cgroup.controllers; then
