@@ -94,3 +94,13 @@ test_a_purge_leaves_no_trace() {
     same "$(inside systemctl --failed --no-legend --plain)" ""
     denied inside getent group pm2rs
 }
+
+test_a_purge_empties_a_file_system_of_its_own() {
+    "$rig" install "$(package)"
+    inside systemctl stop pm2rs
+    inside mount -t tmpfs tmpfs /var/lib/pm2rs
+    inside systemctl start pm2rs
+    inside dpkg --purge pm2rs
+    same "$(inside ls -A /var/lib/pm2rs)" ""
+    denied inside getent group pm2rs
+}
