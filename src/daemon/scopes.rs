@@ -80,9 +80,9 @@ impl Scopes {
             return Ok(scope);
         }
         tracing::debug!(error = failed, unit, "making a scope without the bus");
-        match self.manager.direct().await {
-            Ok(connection) => scope::start(&connection, &order, DEADLINE).await.map_err(|error| error.to_string()),
-            Err(_) => Err(failed),
+        match tokio::time::timeout(ANSWER, self.manager.direct()).await {
+            Ok(Ok(connection)) => scope::start(&connection, &order, DEADLINE).await.map_err(|error| error.to_string()),
+            _ => Err(failed),
         }
     }
 
