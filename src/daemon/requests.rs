@@ -11,7 +11,7 @@ use super::targets::{self, Row};
 use super::{Daemon, Mode, panics};
 use crate::api::Error;
 use crate::config;
-use crate::core::{AppId, AppSpec, Desired, Event, Instances, JobId, ProcessId, ReloadOptions, Uid};
+use crate::core::{AppId, AppSpec, Desired, Event, Instances, JobId, ProcessId, ReloadOptions, Uid, WorkerId};
 use crate::node;
 
 /// Processes of one owner; a bound against mistakes such as `-i 10000` and against hostile users.
@@ -114,8 +114,21 @@ impl Daemon {
         self.refuse_when_ending()?;
         let processes = self.resolve(caller, targets)?;
         let job = self.open_job(kind, targets.join(" "), caller.uid);
+        let hung = self.hung_workers_of(&processes);
         self.feed(event(job, processes));
+        // Those finish nothing, and who ends one wants to be rid of it.
+        for worker in hung {
+            self.feed(Event::WorkerDrained { worker });
+        }
         Ok(job.0)
+    }
+
+    fn hung_workers_of(&self, processes: &[ProcessId]) -> Vec<WorkerId> {
+        let is_hung = |process: &&ProcessId| {
+            self.reported.get(process).and_then(|reported| reported.get("hung")) == Some(&serde_json::Value::Bool(true))
+        };
+        let rows = processes.iter().filter(is_hung).filter_map(|process| self.fleet.process(*process));
+        rows.filter_map(|row| row.current).collect()
     }
 
     fn refuse_when_ending(&self) -> Result<(), Error> {

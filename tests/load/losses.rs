@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -56,4 +57,21 @@ fn new_connections_do_not_wait_for_a_worker_in_an_endless_loop() {
     assert!(rest.contains("pid"), "{rest}");
     place.until("seen to answer again", |list| !list.iter().any(is_hung));
     load.stop().lost_nothing("hang");
+}
+
+#[test]
+fn a_worker_in_an_endless_loop_is_stopped_at_once() {
+    let place = Place::new();
+    place.start(&json!({ "script": tests().join("apps/hang.js"), "drain_timeout": 20_000 }));
+    let mut hanging = TcpStream::connect(("127.0.0.1", place.port)).unwrap();
+    hanging.write_all(b"GET /hang=/nowhere HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    hanging.read_exact(&mut [0; 16]).unwrap();
+    let load = Load::start(&place.http("/"), Mode::Once, CLIENTS);
+    let is_hung = |row: &serde_json::Value| row["pm2_env"]["hung"] == true;
+    let list = place.until("seen to hang", |list| list.iter().any(is_hung));
+    let row = list.iter().find(|row| is_hung(row)).unwrap();
+    let began = Instant::now();
+    place.call(&format!("stop {}", row["pm_id"])).ok().says("stopped");
+    assert!(began.elapsed() < Duration::from_secs(15), "it was waited for: {:?}", began.elapsed());
+    load.stop().lost_nothing("while it is stopped");
 }
