@@ -203,6 +203,8 @@ async fn a_client_that_always_has_another_request_under_way_is_ended_in_time() {
     let port = free_port();
     let (worker, _) = rig.serve(&Plan::new(&node, "http.js").env("PORT", port)).await;
     let mut client = Connection::tcp(port).await.unwrap();
+    // Before it is accepted, nobody would ever: there is no other worker here.
+    client.get("/", true).await.unwrap();
     let request = b"GET /?ms=20 HTTP/1.1\r\nHost: x\r\n\r\n";
     client.send(request).await.unwrap();
     // The end is told after 5 s; the rest is for a machine that stands still in between.
