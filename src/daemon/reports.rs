@@ -28,6 +28,11 @@ pub(super) struct PendingTrigger {
     reply: oneshot::Sender<(u32, String)>,
 }
 
+/// Whether what is reported of a process says that it does not answer.
+pub(super) fn is_hung(reported: Option<&Map<String, Value>>) -> bool {
+    reported.and_then(|reported| reported.get("hung")) == Some(&Value::Bool(true))
+}
+
 impl Daemon {
     /// Takes a message that a worker sent with `process.send`.
     pub(super) fn on_message(&mut self, worker: WorkerId, message: &Value) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::accounts::Accounts;
 use super::handle::{Caller, Reply, Request, StartOptions, UpdateOptions, What};
+use super::reports::is_hung;
 use super::targets::{self, Row};
 use super::{Daemon, Mode, panics};
 use crate::api::Error;
@@ -124,10 +125,8 @@ impl Daemon {
     }
 
     fn hung_workers_of(&self, processes: &[ProcessId]) -> Vec<WorkerId> {
-        let is_hung = |process: &&ProcessId| {
-            self.reported.get(process).and_then(|reported| reported.get("hung")) == Some(&serde_json::Value::Bool(true))
-        };
-        let rows = processes.iter().filter(is_hung).filter_map(|process| self.fleet.process(*process));
+        let hung = processes.iter().filter(|process| is_hung(self.reported.get(process)));
+        let rows = hung.filter_map(|process| self.fleet.process(*process));
         rows.filter_map(|row| row.current).collect()
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::output::Loss;
+use super::reports::is_hung;
 use super::sampling::Usage;
 use crate::api::{AppView, ProcessView};
 use crate::core::{App, AppSpec, Desired, ExecMode, Exit, Process};
@@ -198,8 +199,7 @@ fn pm2_env(app: &App, process: &Process, spec: &AppSpec, extras: &Extras<'_>) ->
         }
         Some(Exit::Unknown) | None => {}
     }
-    let hung = extras.reported.and_then(|map| map.get("hung")) == Some(&json!(true));
-    if hung {
+    if is_hung(extras.reported) {
         put("hung", json!(true));
         put("reason", json!("does not answer: its event loop does not turn, new connections go to the others"));
     } else if extras.regained {

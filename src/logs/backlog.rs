@@ -97,6 +97,7 @@ impl Backlog {
 }
 
 /// How many of these bytes are whole lines.
-fn whole_lines(bytes: &[u8]) -> usize {
+#[must_use]
+pub fn whole_lines(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, whole_lines};
 use super::fault::FileError;
 use super::loss::Lost;
 use super::place::{Open, Place};
@@ -238,8 +238,7 @@ impl LogFile {
         }
         // What a file in trouble does not take may be dropped, or be lost with the daemon: not the head of a line whose end is
         // still to come, which would be taken for a line by itself. One whose end cannot come there is not left to wait.
-        let head_at =
-            if was_well { rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1) } else { rest.len() };
+        let head_at = if was_well { whole_lines(rest) } else { rest.len() };
         let (lines, head) = rest.split_at(head_at);
         let mut lost = self.push(lines, writer, now);
         let taken = if self.backlog.skips(writer) {
