@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use pm2rs::config::dump::{SavedProcess, by_app, from_text, load, save, to_text};
-use pm2rs::core::{AppSpec, ExecMode, Instances, LogSpec, Probe, ProbeKind, WatchSpec};
+use pm2rs::core::{AppSpec, ExecMode, Instances, LogSpec, Probe, ProbeKind, STATIC_SERVER, WatchSpec};
 use serde_json::{Value, json};
 
 fn of_pm2() -> Vec<SavedProcess> {
@@ -71,6 +71,21 @@ fn pm2s_list_is_understood() {
     assert_eq!(shell.spec.log.out_file, None);
     assert_eq!(shell.spec.log.error_file.as_deref(), Some(Path::new("/var/log/echo-2024.log")), "it is merged");
     assert_eq!(shell.spec.max_memory_restart, None, "what cannot be read is left out");
+}
+
+#[test]
+fn what_pm2_serves_is_served_without_pm2() {
+    let entry = |script: &str, env: Value| {
+        let entry = json!([{ "name": "site", "pm_exec_path": script, "pm_cwd": "/srv/site", "exec_interpreter": "node",
+            "exec_mode": "fork_mode", "env": env }]);
+        from_text(&entry.to_string(), "dump.pm2").unwrap().remove(0).spec
+    };
+    let settings = json!({ "PM2_SERVE_PORT": "8080", "PM2_SERVE_PATH": "/srv/site", "PM2_SERVE_FTP": false });
+    let site = entry("/usr/lib/node_modules/pm2/lib/API/Serve.js", settings.clone());
+    assert_eq!((site.script.as_path(), site.wait_ready), (Path::new(STATIC_SERVER), true));
+    assert_eq!((site.env["PM2_SERVE_PORT"].as_str(), site.env["PM2_SERVE_FTP"].as_str()), ("8080", "false"));
+    // The app's own script stays what it is, whatever its variables are called.
+    assert_eq!(entry("/srv/site/Serve.js", settings).script, Path::new("/srv/site/Serve.js"));
 }
 
 #[test]

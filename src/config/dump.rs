@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::core::{AppSpec, ExecMode, Instances};
+use crate::core::{AppSpec, ExecMode, Instances, STATIC_SERVER};
 
 use super::environment::{self, Environment};
 use super::error::{ConfigError, Place};
@@ -278,6 +278,10 @@ fn import(entry: &Map<String, Value>, env: BTreeMap<String, String>) -> Result<A
     let path = |key: &str| text(key).map(PathBuf::from);
     let name = text("name").ok_or("it has no \"name\"")?.to_owned();
     let program = path("pm_exec_path").ok_or("it has no \"pm_exec_path\"")?;
+    // What PM2's `serve` runs goes when PM2 is removed; ours is told by the same variables.
+    let serves_files =
+        program.ends_with("pm2/lib/API/Serve.js") && env.keys().any(|name| name.starts_with("PM2_SERVE_"));
+    let program = if serves_files { PathBuf::from(STATIC_SERVER) } else { program };
     let cwd = path("pm_cwd").or_else(|| program.parent().map(Path::to_owned)).unwrap_or_else(|| PathBuf::from("/"));
     // Paths and program come from keys of PM2's own; what it does not check when it reads, is left out when wrong.
     const ELSEWHERE: &[&str] =

@@ -14,7 +14,7 @@ use crate::cli::exit::Failure;
 use crate::cli::pm2_daemon::Pm2Daemon;
 use crate::cli::session::Session;
 use crate::config::{self, dump};
-use crate::core::{AppSpec, ExecMode};
+use crate::core::{AppSpec, ExecMode, STATIC_SERVER};
 
 /// Where PM2's `startup` puts its unit.
 const UNITS: &str = "/etc/systemd/system";
@@ -151,7 +151,8 @@ fn say_what_changes(session: &Session, pm2: &Pm2, apps: &[AppSpec]) {
     for app in apps {
         let count = app.instances.on(session.caller().cpus);
         let mode = if app.exec_mode == ExecMode::Cluster { "cluster" } else { "fork" };
-        console.say(format!("{}: {count} in {mode} mode, {}", app.name, app.script.display()));
+        let script = if app.script == Path::new(STATIC_SERVER) { Path::new("serve") } else { &app.script };
+        console.say(format!("{}: {count} in {mode} mode, {}", app.name, script.display()));
         for change in changes(app) {
             console.say(format!("  {change}"));
         }
@@ -172,7 +173,9 @@ fn say_what_changes(session: &Session, pm2: &Pm2, apps: &[AppSpec]) {
 /// What of an app means something else here than in PM2.
 fn changes(app: &AppSpec) -> Vec<String> {
     let mut changes = Vec::new();
-    if !app.script.exists() {
+    if app.script == Path::new(STATIC_SERVER) {
+        changes.push("the server of static files is pm2rs's own, with the same settings".to_owned());
+    } else if !app.script.exists() {
         changes.push("its script does not exist any more: it will not start".to_owned());
     }
     if app.exec_mode == ExecMode::Cluster {
