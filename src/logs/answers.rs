@@ -79,6 +79,7 @@ impl Collector {
                 uid: known.identity.uid,
                 form: Form::of(&known.spec),
                 shelves: Vec::new(),
+                shared: files.iter().any(|(_, file)| seen.contains(file)),
                 journal: self.to_journal(&known.spec),
                 memory: Vec::new(),
             };

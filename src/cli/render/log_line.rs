@@ -38,13 +38,14 @@ pub struct Look {
 impl Look {
     /// The line as it is printed, its line break included. `width` is that of the column before the bar.
     pub fn line(&self, record: &Record, width: usize) -> String {
-        let time = Timestamp::from_millisecond(record.timestamp).unwrap_or_default();
+        // A file that shows no times does not tell when its lines were written.
+        let time = Some(record.timestamp).filter(|at| *at > 0).and_then(|at| Timestamp::from_millisecond(at).ok());
         match self.form {
             Form::Raw => format!("{}\n", record.message),
             Form::Json => {
                 let object = json!({
                     "message": record.message,
-                    "timestamp": format!("{time:.3}"),
+                    "timestamp": time.map(|time| format!("{time:.3}")),
                     "type": record.stream,
                     "process_id": record.process_id,
                     "app_name": record.app_name,
@@ -52,7 +53,7 @@ impl Look {
                 format!("{object}\n")
             }
             Form::Pairs => {
-                let time = self.formatted(time, "YYYY-MM-DD-HH:mm:ssZZ");
+                let time = time.map(|time| self.formatted(time, "YYYY-MM-DD-HH:mm:ssZZ")).unwrap_or_default();
                 let stream = if record.stream == "err" { "error" } else { "out" };
                 let (app, id, message) = (&record.app_name, record.process_id, &record.message);
                 format!("timestamp={time} app={app} id={id} type={stream} message={message}\n")
@@ -60,8 +61,8 @@ impl Look {
             Form::Prefixed => {
                 let paint = if record.stream == "err" { Paint::Red } else { Paint::Green };
                 let who = format!("{:<width$} | ", who(record));
-                let format = self.time_format.as_deref().filter(|_| record.timestamp > 0);
-                let time = format.map(|format| self.formatted(time, format) + " ");
+                let format = self.time_format.as_deref();
+                let time = format.zip(time).map(|(format, time)| self.formatted(time, format) + " ");
                 let time = Paint::Grey.on(self.colours && time.is_some(), &time.unwrap_or_default());
                 format!("{time}{}{}\n", paint.on(self.colours, &who), self.highlighted(&record.message))
             }
@@ -180,6 +181,17 @@ mod tests {
             look(Form::Pairs).line(&record("err"), 6),
             "timestamp=2026-11-21-01:50:50+0000 app=api id=0 type=error message=listening on 3000\n"
         );
+    }
+
+    #[test]
+    fn a_time_that_is_not_known_is_not_made_up() {
+        let line = Record { timestamp: 0, ..record("out") };
+        let json = look(Form::Json).line(&line, 6);
+        assert!(json.contains("\"timestamp\":null,"), "{json}");
+        let pairs = look(Form::Pairs).line(&line, 6);
+        assert!(pairs.starts_with("timestamp= app=api "), "{pairs}");
+        let timed = Look { time_format: Some("YYYY".to_owned()), ..look(Form::Prefixed) };
+        assert_eq!(timed.line(&line, 6), "0|api  | listening on 3000\n");
     }
 
     #[test]

@@ -105,6 +105,8 @@ pub struct Archive {
     pub form: Form,
     /// Its files.
     pub shelves: Vec<Shelf>,
+    /// Whether its files are those of another archive, which tells what is in them.
+    pub shared: bool,
     /// Whether the journal has its lines.
     pub journal: bool,
     /// Its last lines, if they are in no file.
@@ -218,7 +220,9 @@ pub fn search(reader: Uid, mut archives: Vec<Archive>, search: Search) -> io::Re
             )));
         }
         archive.shelves.clear();
+        archive.shared = false;
     }
+    archives.retain(|archive| !archive.shared || !archive.shelves.is_empty());
     let permit = Permit::take(reader)?;
     let (end, writer) = pipe::with_nonblocking_writer()?;
     let out = Out { pipe: writer.into() };
@@ -266,7 +270,7 @@ fn run(archives: &[Archive], search: &Search, mut out: Out) {
 impl Archive {
     fn tells_time(&self) -> bool {
         match &self.form {
-            Form::Raw => self.shelves.is_empty(),
+            Form::Raw => self.shelves.is_empty() && !self.shared,
             Form::Timed(format) | Form::Json(Some(format)) => dayjs::Reader::of(format).is_some(),
             Form::Json(None) => true,
         }
@@ -374,12 +378,24 @@ mod tests {
         let names = Some(Names::of(&path, ""));
         let place = Place { path, owner: Identity::own().unwrap(), ours: false };
         let shelves = vec![Shelf { err: false, place, names }];
-        let (process, memory) = (ProcessId(0), Vec::new());
-        let archive = Archive { process, app_name: "api".to_owned(), uid: 0, form, shelves, journal: false, memory };
+        let archive = Archive { form, shelves, ..archive(0) };
         let mut text = String::new();
         File::from(super::search(Uid(0), vec![archive], search).unwrap()).read_to_string(&mut text).unwrap();
         let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         records.map(|record| record["message"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn archive(id: u32) -> Archive {
+        Archive {
+            process: ProcessId(id),
+            app_name: "api".to_owned(),
+            uid: 0,
+            form: Form::Raw,
+            shelves: Vec::new(),
+            shared: false,
+            journal: false,
+            memory: Vec::new(),
+        }
     }
 
     fn compressed(text: &[u8]) -> Vec<u8> {
@@ -420,6 +436,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_a_shared_file_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.log");
+        std::fs::write(&path, "of both\n").unwrap();
+        let place = Place { path, owner: Identity::own().unwrap(), ours: false };
+        let told = |search: Search| {
+            let first = Archive {
+                shelves: vec![Shelf { err: false, place: place.clone(), names: None }],
+                journal: true,
+                ..archive(0)
+            };
+            // What is remembered stands for what the journal has.
+            let again = vec![Remembered { err: false, timestamp: 5, text: (*b"of the second").into() }];
+            let second = Archive { shared: true, journal: true, memory: again, ..archive(1) };
+            let mut text = String::new();
+            let pipe = super::search(Uid(70_002), vec![first, second], search).unwrap();
+            File::from(pipe).read_to_string(&mut text).unwrap();
+            let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            records.map(|record| record["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(Search::last(9)), ["of both"]);
+        // When it was written, the file does not tell, but the journal.
+        assert_eq!(told(Search { since: Some(5), ..Search::last(9) }), ["of the second"]);
+    }
+
+    #[test]
     fn nobody_keeps_others_from_searching() {
         // Numbers that no other test has.
         let (mallory, alice) = (Uid(70_000), Uid(70_001));
@@ -435,15 +477,7 @@ mod tests {
     fn a_file_that_tells_no_time_is_not_searched_by_time() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place { path: dir.path().join("api.log"), owner: Identity::own().unwrap(), ours: false };
-        let archive = Archive {
-            process: ProcessId(0),
-            app_name: "api".to_owned(),
-            uid: 0,
-            form: Form::Raw,
-            shelves: vec![Shelf { err: false, place, names: None }],
-            journal: false,
-            memory: Vec::new(),
-        };
+        let archive = Archive { shelves: vec![Shelf { err: false, place, names: None }], ..archive(0) };
         let refused = search(Uid(0), vec![archive], Search { since: Some(0), ..Search::last(1) }).unwrap_err();
         assert!(refused.to_string().starts_with("the log files of `api` do not tell when"), "{refused}");
     }
