@@ -156,6 +156,13 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
+    /// So long a worker that has a time to get ready in has waited for a CPU; told before its timer elapses.
+    CpuAwaited {
+        /// Which.
+        worker: WorkerId,
+        /// Milliseconds since its start, all taken together.
+        ms: u64,
+    },
     /// A timer that was armed and not disarmed is due.
     TimerElapsed {
         /// Which.

@@ -84,6 +84,7 @@ impl Fleet {
             Event::WorkerDrained { worker } => self.worker_drained(worker),
             Event::WorkerExited { worker, exit, leftovers } => self.worker_exited(worker, exit, leftovers),
             Event::LeftoversGone { worker } => self.leftovers_gone(worker),
+            Event::CpuAwaited { worker, ms } => self.cpu_awaited(worker, ms),
             Event::TimerElapsed { timer } => self.timer_elapsed(timer),
         }
     }

@@ -43,17 +43,45 @@ impl Fleet {
         }
     }
 
+    pub(super) fn cpu_awaited(&mut self, id: WorkerId, ms: u64) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.awaited_cpu = ms;
+            self.save();
+        }
+    }
+
     /// How long a worker that was spawned may take to get ready (ms).
     pub(super) fn time_to_get_ready(&self, id: WorkerId) -> u64 {
-        let set = self.spec_of_worker(id).map_or(0, |spec| spec.listen_timeout);
-        self.workers.get(&id).and_then(|worker| worker.patience).unwrap_or(set)
+        let set = self.listen_timeout_of(id);
+        let patience = self.workers.get(&id).and_then(|worker| worker.patience).unwrap_or(set);
+        patience.saturating_add(self.time_without_cpu(id)).min(LONGEST_PATIENCE.max(patience))
+    }
+
+    /// How much of its time (ms, whole seconds) is not held against a newcomer, as it was ready to run and the machine had no
+    /// CPU for it. Who sets a time gets that time.
+    fn time_without_cpu(&self, id: WorkerId) -> u64 {
+        let newcomer = self.workers.get(&id).filter(|worker| worker.on_trial);
+        let unset = self.listen_timeout_of(id) == AppSpec::USUAL_LISTEN_TIMEOUT;
+        newcomer.filter(|_| unset).map_or(0, |worker| worker.awaited_cpu / 1000 * 1000)
+    }
+
+    /// What is to be said of that behind its time.
+    pub(super) fn but_without_cpu(&self, id: WorkerId) -> String {
+        match self.time_without_cpu(id) {
+            0 => String::new(),
+            ms => format!(", in {ms} ms of which there was no CPU for it"),
+        }
+    }
+
+    fn listen_timeout_of(&self, id: WorkerId) -> u64 {
+        self.spec_of_worker(id).map_or(0, |spec| spec.listen_timeout)
     }
 
     /// `listen_timeout` (ms). Frameworks that build their app at its start take more than PM2's 3 s, which PM2's users
     /// never met, as there silence counts as ready. While a newcomer is on trial nobody waits for it but the reload, so
     /// where nobody set a time, what its predecessor took tells what it needs.
     fn patience_with(&self, id: WorkerId) -> u64 {
-        let set = self.spec_of_worker(id).map_or(0, |spec| spec.listen_timeout);
+        let set = self.listen_timeout_of(id);
         let on_trial = self.workers.get(&id).filter(|worker| worker.on_trial);
         let Some(worker) = on_trial.filter(|_| set == AppSpec::USUAL_LISTEN_TIMEOUT) else { return set };
         let predecessor = self.processes.get(&worker.process).and_then(|row| row.current).filter(|other| *other != id);
@@ -159,10 +187,18 @@ impl Fleet {
             return;
         }
         let timeout = self.time_to_get_ready(id);
+        let now = self.now().mono;
         let Some(worker) = self.workers.get(&id) else { return };
         let process = worker.process;
-        if worker.on_trial && self.trial_failed(id, &format!("was not ready within {timeout} ms (listen_timeout)")) {
-            return;
+        let left = worker.spawned_at.map_or(0, |at| timeout.saturating_sub(now.since(at)));
+        if left > 0 {
+            return self.arm(Timer::Listen(id), left);
+        }
+        if worker.on_trial {
+            let reason = format!("was not ready within {timeout} ms (listen_timeout){}", self.but_without_cpu(id));
+            if self.trial_failed(id, &reason) {
+                return;
+            }
         }
         let name = self.name_of(process);
         self.warn_starters(

@@ -82,7 +82,8 @@ impl Fleet {
         let timeout = self.time_to_get_ready(worker);
         let left = timeout.saturating_sub(self.now().mono.since(spawned_at));
         if left == 0 {
-            return Start::Failed(format!("did not listen within {timeout} ms, as its predecessor does"));
+            let without_cpu = self.but_without_cpu(worker);
+            return Start::Failed(format!("did not listen within {timeout} ms, as its predecessor does{without_cpu}"));
         }
         if self.timers.at(Timer::MinUptime(worker)).is_none() {
             self.arm(Timer::MinUptime(worker), left);

@@ -425,6 +425,7 @@ impl Fleet {
             was_ready: false,
             proven_after: None,
             patience: None,
+            awaited_cpu: 0,
             exit: None,
             first: row.latest.is_none(),
             readiness,

@@ -118,6 +118,9 @@ pub struct Worker {
     /// How long after its start (ms) it has to be ready, decided when it was spawned.
     #[serde(default)]
     pub(super) patience: Option<u64>,
+    /// How long (ms) it has waited for a CPU since its start, as far as that is known.
+    #[serde(default)]
+    pub(super) awaited_cpu: u64,
     /// How its main process ended, in state `Exited`.
     pub exit: Option<Exit>,
     /// It is the first of its row.

@@ -11,7 +11,7 @@ use super::facts::Fact;
 use super::handle::{Change, Request};
 use super::startup::Waiter;
 use super::{Daemon, Mode, now, present, previous, scopes};
-use crate::core::{Event, Time};
+use crate::core::{Event, Time, Timer};
 use crate::dbus;
 use crate::logs::{LogEvent, message_ids};
 use crate::node::NodeEvent;
@@ -110,6 +110,11 @@ impl Daemon {
     fn on_time(&mut self) {
         let now = present();
         while let Some(timer) = self.timers.take_due(now.mono) {
+            if let Timer::Listen(worker) | Timer::MinUptime(worker) = timer
+                && let Some(ms) = self.workers.awaited_cpu(worker)
+            {
+                self.feed(Event::CpuAwaited { worker, ms });
+            }
             self.feed(Event::TimerElapsed { timer });
         }
         self.pull_triggers();

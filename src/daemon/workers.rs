@@ -22,6 +22,7 @@ use crate::core::{AppSpec, WorkerId};
 use crate::sys::identity::run_as_async;
 use crate::sys::pidfd;
 use crate::sys::plain;
+use crate::sys::proc;
 use crate::sys::tree::Tree;
 
 /// A line for a worker's standard input waits at most this long for the worker to read.
@@ -137,6 +138,12 @@ impl Workers {
 
     pub(super) fn get(&self, worker: WorkerId) -> Option<&Live> {
         self.live.get(&worker)
+    }
+
+    /// How long (ms) its main process has waited for a CPU so far; `None` when that cannot be told.
+    pub(super) fn awaited_cpu(&self, worker: WorkerId) -> Option<u64> {
+        let live = self.live.get(&worker)?;
+        proc::awaited_cpu(live.pid, live.start_time)
     }
 
     /// Whether the worker has a channel that it can be talked to by.

@@ -83,6 +83,20 @@ pub fn start_time(pid: u32) -> Option<u64> {
     Stat::read(pid).ok().map(|stat| stat.start_time)
 }
 
+/// How long (ms) a process's main thread was ready to run and had to wait for a CPU since it began; `None` when the
+/// process with this start time is gone, or where the kernel does not count it (CONFIG_SCHED_INFO).
+#[must_use]
+pub fn awaited_cpu(pid: u32, start_time: u64) -> Option<u64> {
+    let counted = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    (self::start_time(pid)? == start_time).then(|| parse_awaited_cpu(&counted))?
+}
+
+/// The second of three numbers: time on a CPU and time waited for one (ns), turns (Documentation/scheduler/sched-stats.rst).
+fn parse_awaited_cpu(counted: &str) -> Option<u64> {
+    let waited: u64 = counted.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(waited / 1_000_000)
+}
+
 /// How a process ended that has ended but is not collected yet, as wait(2)'s word; `None` when it runs, is gone, or
 /// is not ours to look at.
 #[must_use]
@@ -258,6 +272,15 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(Stat::read(child.id()).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn time_waited_for_a_cpu_is_read_of_the_process_that_is_meant() {
+        assert_eq!(parse_awaited_cpu("155439399 8923658141 51\n"), Some(8923));
+        assert_eq!(parse_awaited_cpu("155439399"), None);
+        let own = std::process::id();
+        assert!(awaited_cpu(own, start_time(own).unwrap()).is_some());
+        assert_eq!(awaited_cpu(own, 1), None, "another process under that pid");
     }
 
     #[test]

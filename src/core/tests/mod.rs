@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 mod ending;
+mod patience;
 mod random;
 mod reloading;
 mod requests;

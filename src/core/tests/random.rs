@@ -28,6 +28,7 @@ enum Op {
     Listening(u8),
     Told(u8),
     Probed(u8),
+    Starved(u8, u64),
     Drained(u8),
     Exits(u8, i32, bool),
     LeftoversGone(u8),
@@ -92,6 +93,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => who().prop_map(Op::Listening),
         5 => who().prop_map(Op::Told),
         3 => who().prop_map(Op::Probed),
+        2 => (who(), 0..100_000u64).prop_map(|(worker, ms)| Op::Starved(worker, ms)),
         5 => who().prop_map(Op::Drained),
         8 => (who(), prop_oneof![Just(0), Just(1), Just(7)], any::<bool>()).prop_map(|(who, code, left)| Op::Exits(who, code, left)),
         4 => who().prop_map(Op::LeftoversGone),
@@ -219,6 +221,11 @@ fn run(sim: &mut Simulator, op: Op) {
         Op::Probed(who) => {
             if let Some(worker) = worker(sim, who, &[Os::Alive]) {
                 sim.send(Event::ProbeSucceeded { worker });
+            }
+        }
+        Op::Starved(who, ms) => {
+            if let Some(worker) = worker(sim, who, &[Os::Alive, Os::Leftovers, Os::Gone]) {
+                sim.send(Event::CpuAwaited { worker, ms });
             }
         }
         Op::Drained(who) => {

@@ -119,65 +119,6 @@ fn a_newcomer_that_never_listens_is_given_its_time_and_then_ended() {
     assert_eq!(sim.current(P0), w(1));
 }
 
-/// A cluster of one whose worker took so long to listen (ms), and its newcomer, which is online.
-fn slow(spec: AppSpec, ms: u64) -> (Simulator, JobId) {
-    let mut sim = Simulator::default();
-    sim.start(spec);
-    sim.spawned(w(1));
-    sim.send(Event::WorkerOnline { worker: w(1) });
-    sim.pass(ms);
-    sim.send(Event::WorkerListening { worker: w(1) });
-    let job = sim.reload(&[P0]);
-    sim.spawned(w(2));
-    sim.send(Event::WorkerOnline { worker: w(2) });
-    (sim, job)
-}
-
-#[test]
-fn a_newcomer_has_three_times_what_its_predecessor_took() {
-    let (mut sim, job) = slow(cluster(1), 7000);
-    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 21_000)]);
-    sim.pass(20_999);
-    assert_eq!((sim.incoming(P0), sim.outcome(job)), (Some(w(2)), None));
-    sim.pass(1);
-    sim.exits(w(2), Exit::Signal(2));
-    assert!(sim.failure(job).contains("was not ready within 21000 ms (listen_timeout)"), "{}", sim.failure(job));
-    assert_eq!(sim.current(P0), w(1));
-}
-
-#[test]
-fn the_time_that_a_newcomer_has_outlives_its_predecessor() {
-    let (mut sim, job) = slow(AppSpec { autorestart: false, ..cluster(1) }, 7000);
-    sim.exits(w(1), Exit::Code(1));
-    sim.pass(21_000);
-    sim.exits(w(2), Exit::Signal(2));
-    assert!(sim.failure(job).contains("was not ready within 21000 ms (listen_timeout)"), "{}", sim.failure(job));
-}
-
-#[test]
-fn a_word_that_came_late_tells_what_a_newcomer_needs() {
-    let mut sim = Simulator::default();
-    sim.start(AppSpec { wait_ready: true, ..cluster(1) });
-    sim.spawned(w(1));
-    sim.pass(3000);
-    assert_eq!(sim.state(P0), State::Ready, "as in PM2");
-    sim.pass(1000);
-    sim.send(Event::ReadyReceived { worker: w(1) });
-    sim.reload(&[P0]);
-    sim.spawned(w(2));
-    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 12_000)]);
-}
-
-#[test]
-fn a_newcomer_has_no_more_time_than_was_set_and_a_minute_at_most() {
-    let (sim, _) = slow(AppSpec { listen_timeout: 4000, ..cluster(1) }, 7000);
-    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 4000)]);
-    let (sim, _) = slow(cluster(1), 3_600_000);
-    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 60_000)]);
-    let (sim, _) = slow(cluster(1), 100);
-    assert_eq!(sim.armed(), [(Timer::Listen(w(2)), 3000)]);
-}
-
 /// A cluster of one, whose worker is online and has yet to listen, and its newcomer, which has stayed up.
 fn reloaded_too_early() -> (Simulator, JobId) {
     let mut sim = Simulator::default();
@@ -214,6 +155,18 @@ fn a_newcomer_that_does_not_listen_as_its_predecessor_does_by_now_is_ended() {
         sim.failure(job)
     );
     assert_eq!(sim.current(P0), w(1));
+}
+
+#[test]
+fn nor_is_it_held_against_one_that_has_to_listen_that_there_was_no_cpu_for_it() {
+    let (mut sim, job) = reloaded_too_early();
+    sim.send(Event::CpuAwaited { worker: w(2), ms: 5000 });
+    sim.pass(1500);
+    sim.pass(4999);
+    assert_eq!((sim.incoming(P0), sim.outcome(job)), (Some(w(2)), None));
+    sim.pass(1);
+    sim.exits(w(2), Exit::Signal(2));
+    assert!(sim.failure(job).contains("did not listen within 8000 ms"), "{}", sim.failure(job));
 }
 
 #[test]
