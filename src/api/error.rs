@@ -50,12 +50,17 @@ pub enum Error {
     /// The daemon cannot be reached, or went away before it answered. Made by clients only.
     #[error("cannot reach the daemon: {0}")]
     Unreachable(String),
+    /// The bus was to start the daemon and could not. Made by clients only.
+    #[error("cannot start the daemon: {0}")]
+    NotStarted(String),
     /// It failed though it should not have.
     #[error("{0}")]
     Failed(String),
 }
 
 const PREFIX: &str = "org.pm2rs1.Error.";
+/// What systemd says when the bus has it start a unit that it does not start.
+const OF_SYSTEMD: &str = "org.freedesktop.systemd1.";
 
 impl Error {
     /// The error's name on the bus, `org.pm2rs1.Error.` in front.
@@ -74,6 +79,7 @@ impl Error {
             Error::TooManyRequests(_) => "org.pm2rs1.Error.TooManyRequests",
             Error::ShuttingDown => "org.pm2rs1.Error.ShuttingDown",
             Error::Unreachable(_) => "org.pm2rs1.Error.Unreachable",
+            Error::NotStarted(_) => "org.pm2rs1.Error.NotStarted",
             Error::Failed(_) => "org.pm2rs1.Error.Failed",
         }
     }
@@ -84,7 +90,8 @@ impl Error {
             Error::NoSuchTarget(text)
             | Error::ScriptNotFound(text)
             | Error::AlreadyLaunched(text)
-            | Error::Unreachable(text) => Some(text.clone()),
+            | Error::Unreachable(text)
+            | Error::NotStarted(text) => Some(text.clone()),
             Error::NoSuchJob(id) => Some(id.to_string()),
             _ => None,
         }
@@ -106,6 +113,7 @@ impl Error {
             "TooManyRequests" => Error::TooManyRequests(text),
             "ShuttingDown" => Error::ShuttingDown,
             "Unreachable" => Error::Unreachable(text),
+            "NotStarted" => Error::NotStarted(text),
             "Failed" => Error::Failed(text),
             _ => Error::Failed(format!("{sentence} ({name})")),
         }
@@ -141,6 +149,9 @@ impl DBusError for Error {
 impl From<zbus::Error> for Error {
     fn from(error: zbus::Error) -> Error {
         match error {
+            zbus::Error::MethodError(name, sentence, _) if name.as_str().starts_with(OF_SYSTEMD) => {
+                Error::NotStarted(sentence.unwrap_or_else(|| name.to_string()))
+            }
             zbus::Error::MethodError(name, sentence, message) => {
                 let datum = message.body().deserialize::<(String, String)>().ok().map(|(_, datum)| datum);
                 Error::from_wire(name.as_str(), sentence.unwrap_or_default(), datum)
@@ -178,13 +189,14 @@ fn from_standard(error: fdo::Error) -> Error {
         | fdo::Error::NoReply(text)
         | fdo::Error::NoServer(text)
         | fdo::Error::Disconnected(text)
-        | fdo::Error::Timeout(text)
-        | fdo::Error::TimedOut(text)
+        | fdo::Error::Timeout(text) => Error::Unreachable(text),
+        // dbus-daemon(1) says so when what it was to start does not come up in time.
+        fdo::Error::TimedOut(text)
         | fdo::Error::SpawnExecFailed(text)
         | fdo::Error::SpawnChildExited(text)
         | fdo::Error::SpawnChildSignaled(text)
         | fdo::Error::SpawnFailed(text)
-        | fdo::Error::SpawnServiceNotFound(text) => Error::Unreachable(text),
+        | fdo::Error::SpawnServiceNotFound(text) => Error::NotStarted(text),
         other => Error::Failed(other.description().unwrap_or("the daemon refused the call").to_owned()),
     }
 }
@@ -198,6 +210,21 @@ mod tests {
         let call = Message::method_call("/org/pm2rs1", "Ping").build(&()).unwrap();
         let reply = error.create_reply(&call.header()).unwrap();
         zbus::Error::from(reply).into()
+    }
+
+    #[test]
+    fn a_daemon_that_the_bus_cannot_start_is_told_from_one_that_went_away() {
+        let call = Message::method_call("/org/pm2rs1", "Ping").build(&()).unwrap();
+        let answer = |name: &str, text: &str| -> Error {
+            let name = ErrorName::try_from(name.to_owned()).unwrap();
+            zbus::Error::from(Message::error(&call.header(), name).build(&text).unwrap()).into()
+        };
+        let masked = answer("org.freedesktop.systemd1.UnitMasked", "Unit pm2rs.service is masked.");
+        assert_eq!(masked, Error::NotStarted("Unit pm2rs.service is masked.".to_owned()));
+        let late = "Failed to activate service 'org.pm2rs1': timed out (service_start_timeout=25000ms)";
+        assert_eq!(answer("org.freedesktop.DBus.Error.TimedOut", late), Error::NotStarted(late.to_owned()));
+        let gone = answer("org.freedesktop.DBus.Error.NoReply", "gone");
+        assert_eq!(gone, Error::Unreachable("gone".to_owned()));
     }
 
     #[test]
@@ -217,6 +244,7 @@ mod tests {
             Error::TooManyRequests(text()),
             Error::ShuttingDown,
             Error::Unreachable(text()),
+            Error::NotStarted(text()),
             Error::Failed(text()),
         ] {
             assert_eq!(through_the_wire(&error), error);

@@ -89,6 +89,13 @@ impl From<api::Error> for Failure {
             gone @ api::Error::Unreachable(_) => {
                 Failure::Error(format!("{gone}; whether it has done what it was asked for shows in `pm2rs list`"))
             }
+            idle @ api::Error::NotStarted(_) => {
+                let idle = idle.to_string();
+                let idle = idle.trim_end_matches('.');
+                Failure::Error(format!(
+                    "{idle}; see `systemctl status pm2rs` (`systemctl --user` for your own service)"
+                ))
+            }
             other => Failure::Error(other.to_string()),
         }
     }

@@ -143,18 +143,29 @@ test_startup_as_root_enables_the_service() {
     same "$(pids_of web | sort)" "$before"
 }
 
+test_startup_as_a_user_of_the_service_leaves_it_to_root() {
+    local told status=0
+    same "$(as alice pm2rs startup)" \
+        "[PM2] The system service starts at boot, with the apps that ran; there is nothing to do"
+    inside systemctl disable pm2rs
+    told=$(as alice pm2rs startup) || status=$?
+    same "$status" 1
+    contains "$told" "sudo systemctl enable pm2rs.service"
+    inside systemctl enable pm2rs
+}
+
 as_carol() { as carol env -u XDG_RUNTIME_DIR "$@"; } # as by su: without a session of her own
 carols() { as_carol env XDG_RUNTIME_DIR="/run/user/$(inside id -u carol)" "$@"; }
 
 test_startup_as_a_user_starts_a_service_of_their_own() {
     local told status=0
     users carol
-    told=$(as_carol pm2rs startup) || status=$?
+    told=$(as_carol pm2rs startup --user) || status=$?
     same "$status" 1
     contains "$told" "[PM2] To setup the Startup Script, copy/paste the following command:"
-    contains "$told" "sudo loginctl enable-linger carol"
+    contains "$told" "sudo loginctl enable-linger carol && pm2rs startup --user"
     inside loginctl enable-linger carol
-    as_carol pm2rs startup
+    as_carol pm2rs startup --user
     same "$(carols systemctl --user is-enabled pm2rs)" enabled
     carols env PORT=3006 pm2rs --user start /srv/apps/express.js --name own
     eventually inside curl -sS --fail http://127.0.0.1:3006/

@@ -1,7 +1,7 @@
 //! startup and unstartup: have the daemon, and with it the apps, come back at boot. By systemd.
 //!
-//! Root enables the packaged system unit, which restores everybody's apps. Everybody else gets a user unit, and lingering,
-//! so that it runs without them being logged in (loginctl(1)). Where root says whose home it is about (`--hp`, `--home`,
+//! Root enables the packaged system unit, which restores everybody's apps; who uses that one hears whether it is. Everybody
+//! else gets a user unit, and lingering, so that it runs without them being logged in (loginctl(1)). Where root says whose home it is about (`--hp`, `--home`,
 //! PM2_HOME) or how the unit is to be called, as PM2's users do, the private daemon of that home gets a unit of its own,
 //! which brings back what was saved.
 
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::api::Client;
 use crate::cli::args::StartupArgs;
 use crate::cli::connect::Place;
 use crate::cli::exit::Failure;
@@ -41,7 +42,7 @@ const USER_UNIT: &str = include_str!("../../../systemd/user/pm2rs.service");
 ///
 /// # Errors
 /// Where there is no systemd, no unit to enable, or systemd refuses.
-pub fn startup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
+pub async fn startup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
     check(args)?;
     if let Some(unit) = HomeUnit::wanted(session)? {
         return unit.install(session);
@@ -59,6 +60,15 @@ pub fn startup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
         session.console.info("The system service starts at boot, with the apps that ran");
         return Ok(());
     }
+    // What runs with the service that the caller's commands go to is not brought back by another one.
+    let client = if session.choice.place == Place::User { None } else { session.choice.find().await.ok().flatten() };
+    let mode = match &client {
+        Some(client) => client.manager().mode().await?,
+        None => String::new(),
+    };
+    if mode == "system" {
+        return with_the_system(session);
+    }
     if !USER_UNITS.iter().any(|folder| Path::new(folder).join(UNIT).exists()) {
         install_user_unit(session)?;
     }
@@ -66,6 +76,33 @@ pub fn startup(session: &Session, args: &StartupArgs) -> Result<(), Failure> {
     run(session, "systemctl", &["--user", "daemon-reload"])?;
     run(session, "systemctl", &["--user", "enable", "--now", UNIT])?;
     session.console.info("Your user service starts at boot, with the apps that ran; use it with --user");
+    if let Some(client) = client.filter(|_| mode == "private") {
+        say_what_stays_away(session, &client).await?;
+    }
+    Ok(())
+}
+
+/// For who uses the system service: only root decides when that starts.
+fn with_the_system(session: &Session) -> Result<(), Failure> {
+    let enabled = Command::new("systemctl").args(["is-enabled", "--quiet", UNIT]).status();
+    if enabled.is_ok_and(|status| status.success()) {
+        session.console.info("The system service starts at boot, with the apps that ran; there is nothing to do");
+        return Ok(());
+    }
+    session.console.info("To setup the Startup Script, copy/paste the following command:");
+    session.console.say(format!("sudo systemctl enable {UNIT}"));
+    Err(Failure::Said)
+}
+
+/// The apps of a private daemon, which no unit starts.
+async fn say_what_stays_away(session: &Session, client: &Client) -> Result<(), Failure> {
+    if client.manager().apps().await? > 0 {
+        let (home, user) = (session.choice.home.display(), session.caller().username);
+        session.console.warn(format!(
+            "the apps of your private daemon do not come back at boot: start them with --user, or type \
+             `sudo pm2rs startup --home {home} -u {user}` and `pm2rs save`"
+        ));
+    }
     Ok(())
 }
 
@@ -214,7 +251,8 @@ fn linger(session: &Session) -> Result<(), Failure> {
     let marked = Path::new(LINGERING).join(name).exists();
     if !marked && run(session, "loginctl", &["enable-linger"]).is_err() {
         session.console.info("To setup the Startup Script, copy/paste the following command:");
-        session.console.say(format!("sudo loginctl enable-linger {name} && pm2rs startup"));
+        let user = if session.choice.place == Place::User { " --user" } else { "" };
+        session.console.say(format!("sudo loginctl enable-linger {name} && pm2rs startup{user}"));
         return Err(Failure::Said);
     }
     // It is started only now, if nobody of that name is logged in.

@@ -82,7 +82,7 @@ async fn perform(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Update => lifetime::update(session).await,
         Command::Report => report::report(session).await,
         Command::Migrate(args) => migrate::migrate(session, args).await,
-        Command::Startup(args) => boot::startup(session, args),
+        Command::Startup(args) => boot::startup(session, args).await,
         Command::Unstartup(args) => boot::unstartup(session, args),
         Command::Ecosystem(args) => ecosystem::write_sample(session, args),
         Command::Set(args) => settings::set(session, args.key.as_deref(), args.value.as_deref()).await,
