@@ -91,6 +91,22 @@ impl Session {
         Ok(Row::read_all(&self.processes(client).await?))
     }
 
+    /// Of those, what a configuration file of this command's user is about: in the system's daemon root sees others' apps,
+    /// which may have the same names.
+    ///
+    /// # Errors
+    /// When the daemon goes away.
+    pub async fn own_rows(&self, client: &Client) -> Result<Vec<Row>, Failure> {
+        let mut rows = self.rows(client).await?;
+        let own = u64::from(nix::unistd::geteuid().as_raw());
+        if rows.iter().any(|row| row.owner != own)
+            && self.look(client, async |daemon| daemon.manager().mode().await).await? == "system"
+        {
+            rows.retain(|row| row.owner == own);
+        }
+        Ok(rows)
+    }
+
     /// The ids of the processes that `targets` mean: names, ids, namespaces, patterns.
     ///
     /// # Errors

@@ -72,9 +72,9 @@ impl Daemon {
 
     /// The processes that `targets` name among those the caller controls.
     pub(super) fn resolve(&self, caller: &Caller, targets: &[String]) -> Result<Vec<ProcessId>, Error> {
-        let found = targets::resolve(&self.rows(|owner| caller.controls(owner)), targets);
+        let found = targets::resolve(&self.rows(caller, |owner| caller.controls(owner)), targets);
         if let Err(Error::NoSuchTarget(target)) = &found
-            && targets::resolve(&self.rows(|_| true), targets).is_ok()
+            && targets::resolve(&self.rows(caller, |_| true), targets).is_ok()
         {
             // It exists (the object tree shows as much to everybody): a policy may be asked.
             return Err(Error::AccessDenied(format!("`{target}` belongs to another user")));
@@ -82,7 +82,7 @@ impl Daemon {
         found
     }
 
-    fn rows(&self, wanted: impl Fn(Uid) -> bool) -> Vec<Row<'_>> {
+    fn rows(&self, caller: &Caller, wanted: impl Fn(Uid) -> bool) -> Vec<Row<'_>> {
         let rows = self.fleet.processes().filter_map(|process| {
             let app = self.fleet.app(process.app)?;
             wanted(app.owner).then(|| Row {
@@ -90,6 +90,7 @@ impl Daemon {
                 name: app.name(),
                 namespace: &app.spec().namespace,
                 script: &app.spec().script,
+                own: app.owner == caller.uid,
             })
         });
         rows.collect()
@@ -199,8 +200,14 @@ impl Daemon {
         }
         let apps: std::collections::BTreeSet<AppId> =
             processes.iter().filter_map(|id| self.fleet.process(*id)).map(|process| process.app).collect();
+        let own = |id: &AppId| self.fleet.app(*id).is_some_and(|app| app.owner == caller.uid);
+        let has_own = apps.iter().any(own);
         for id in apps {
             let Some(app) = self.fleet.app(id) else { continue };
+            // `all` may mean others' apps, too; what is in root's environment is root's.
+            if has_own && caller.uid == Uid(0) && app.owner != caller.uid {
+                continue;
+            }
             let mut new = spec.as_deref().cloned().unwrap_or_else(|| (**app.spec()).clone());
             if let Some(env) = &env {
                 // Root may renew somebody's app, which stays at home where its owner is.

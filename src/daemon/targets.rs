@@ -1,4 +1,7 @@
 //! What PM2's users call a process: id, name, script path, namespace, `all`, `/regex/`. Pure.
+//!
+//! Who controls other users' apps, too, means the own one where both have a name: else whoever takes the name of root's app
+//! would share what root does to it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,6 +20,8 @@ pub struct Row<'a> {
     pub namespace: &'a str,
     /// Its script, absolute.
     pub script: &'a Path,
+    /// Whether it is the caller's own.
+    pub own: bool,
 }
 
 /// A regular expression from a caller compiles to at most so many bytes.
@@ -43,39 +48,39 @@ pub fn resolve(rows: &[Row<'_>], targets: &[String]) -> Result<Vec<ProcessId>, E
     Ok(found.into_iter().collect())
 }
 
+/// What is between the slashes of `/regex/`.
+fn pattern(target: &str) -> Option<&str> {
+    target.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')).filter(|pattern| !pattern.is_empty())
+}
+
 fn resolve_one(rows: &[Row<'_>], target: &str) -> Result<Vec<ProcessId>, Error> {
-    let matching = |test: &dyn Fn(&Row<'_>) -> bool| -> Vec<ProcessId> {
-        rows.iter().filter(|row| test(row)).map(|row| row.id).collect()
-    };
-    let no_such = || Error::NoSuchTarget(target.to_owned());
     if target == "all" {
-        return if rows.is_empty() { Err(Error::NoProcess) } else { Ok(matching(&|_| true)) };
+        return if rows.is_empty() { Err(Error::NoProcess) } else { Ok(rows.iter().map(|row| row.id).collect()) };
     }
-    let by_name = matching(&|row| row.name == target);
-    if !by_name.is_empty() {
-        return Ok(by_name);
-    }
-    if let Some(pattern) = target.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')).filter(|p| !p.is_empty()) {
+    if let Some(pattern) = pattern(target).filter(|_| rows.iter().all(|row| row.name != target)) {
         let regex = regex::RegexBuilder::new(pattern)
             .size_limit(REGEX_SIZE)
             .build()
             .map_err(|_| Error::InvalidArgument(format!("`{target}` is not a valid regular expression")))?;
-        let ids = matching(&|row| regex.is_match(row.name));
+        let ids: Vec<_> = rows.iter().filter(|row| regex.is_match(row.name)).map(|row| row.id).collect();
         return if ids.is_empty() { Err(Error::NoProcess) } else { Ok(ids) };
     }
+    let (own, others): (Vec<&Row<'_>>, Vec<_>) = rows.iter().partition(|row| row.own);
+    let found = [own, others].iter().map(|rows| called(rows, target)).find(|ids| !ids.is_empty());
+    found.ok_or_else(|| Error::NoSuchTarget(target.to_owned()))
+}
+
+/// Those whose name it is, else whose script, namespace or id.
+fn called(rows: &[&Row<'_>], target: &str) -> Vec<ProcessId> {
+    let id = target.parse().ok().map(ProcessId);
     // A path matches the script; the command line has made it absolute against the caller's folder.
-    let by_script = matching(&|row| row.script == Path::new(target));
-    if !by_script.is_empty() {
-        return Ok(by_script);
-    }
-    let by_namespace = matching(&|row| row.namespace == target);
-    if !by_namespace.is_empty() {
-        return Ok(by_namespace);
-    }
-    match target.parse::<u32>() {
-        Ok(id) if rows.iter().any(|row| row.id == ProcessId(id)) => Ok(vec![ProcessId(id)]),
-        _ => Err(no_such()),
-    }
+    let ways: [&dyn Fn(&Row<'_>) -> bool; 4] =
+        [&|row| row.name == target, &|row| row.script == Path::new(target), &|row| row.namespace == target, &|row| {
+            Some(row.id) == id
+        }];
+    let matching = |way: &dyn Fn(&Row<'_>) -> bool| rows.iter().filter(|row| way(row)).map(|row| row.id).collect();
+    let found = ways.into_iter().map(matching).find(|ids: &Vec<_>| !ids.is_empty());
+    found.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -84,14 +89,39 @@ mod tests {
     use super::*;
 
     fn ids(target: &str) -> Result<Vec<u32>, Error> {
-        let row = |id, name, namespace, script| Row { id: ProcessId(id), name, namespace, script: Path::new(script) };
         let rows = [
             row(0, "api", "default", "/srv/api.js"),
             row(1, "api", "default", "/srv/api.js"),
             row(2, "worker", "jobs", "/srv/w.js"),
             row(3, "0", "7", "/srv/zero.js"),
         ];
-        resolve(&rows, &[target.to_owned()]).map(|ids| ids.into_iter().map(|id| id.0).collect())
+        ids_among(&rows, target)
+    }
+
+    fn row<'a>(id: u32, name: &'a str, namespace: &'a str, script: &'a str) -> Row<'a> {
+        Row { id: ProcessId(id), name, namespace, script: Path::new(script), own: true }
+    }
+
+    fn ids_among(rows: &[Row<'_>], target: &str) -> Result<Vec<u32>, Error> {
+        resolve(rows, &[target.to_owned()]).map(|ids| ids.into_iter().map(|id| id.0).collect())
+    }
+
+    #[test]
+    fn who_controls_others_too_means_the_own_ones() {
+        let others = |row| Row { own: false, ..row };
+        let rows = [
+            others(row(0, "api", "web", "/srv/api.js")),
+            row(1, "api", "web", "/srv/api.js"),
+            others(row(2, "1", "1", "/srv/squatter.js")),
+            others(row(3, "worker", "jobs", "/srv/w.js")),
+        ];
+        for own in ["api", "web", "/srv/api.js", "1"] {
+            assert_eq!(ids_among(&rows, own).unwrap(), [1], "{own}");
+        }
+        assert_eq!(ids_among(&rows, "worker").unwrap(), [3]);
+        assert_eq!(ids_among(&rows, "0").unwrap(), [0]);
+        assert_eq!(ids_among(&rows, "all").unwrap(), [0, 1, 2, 3]);
+        assert_eq!(ids_among(&rows, "/^(api|worker)$/").unwrap(), [0, 1, 3]);
     }
 
     #[test]

@@ -15,6 +15,9 @@
 //! | kill, reexecute | yes | the daemon's own user | `manage-daemon` |
 //! | start an app, save, resurrect, clear what was saved, reopen log files, report | yes | each for themselves | each for themselves |
 //!
+//! A name means what is the caller's own, where there is such. Root's environment goes to others' apps only where root names
+//! nothing but those.
+//!
 //! The exception for another environment or spec is there because it runs code of the caller's choice as the owner,
 //! which somebody who was trusted to restart things was not meant to have.
 

@@ -60,7 +60,7 @@ pub async fn bring_up(
     }
     let mut failed = !absent.is_empty();
     let daemon = session.daemon().await?;
-    let rows = session.rows(&daemon).await?;
+    let rows = session.own_rows(&daemon).await?;
     let known: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
     let (present, missing): (Vec<&AppSpec>, Vec<&AppSpec>) =
         specs.iter().partition(|spec| known.contains(spec.name.as_str()));
@@ -154,7 +154,7 @@ async fn renew(session: &Session, client: &Client, rows: &[Row], verb: Verb, spe
 /// Gives an app the number of processes that the file wants.
 async fn resize(session: &Session, client: &Client, spec: &AppSpec) -> Result<(), Failure> {
     let wanted = spec.instances.on(session.caller().cpus);
-    let present = session.rows(client).await?.iter().filter(|row| row.name == spec.name).count();
+    let present = session.own_rows(client).await?.iter().filter(|row| row.name == spec.name).count();
     if u32::try_from(present).is_ok_and(|present| present != wanted) {
         let daemon = session.serving(client).await?;
         let job = daemon.manager().scale(&spec.name, &wanted.to_string()).await?;
@@ -170,7 +170,7 @@ async fn resize(session: &Session, client: &Client, spec: &AppSpec) -> Result<()
 pub async fn end(session: &Session, verb: Verb, file: &str) -> Result<(), Failure> {
     let ecosystem = load(session, file)?;
     let client = session.daemon().await?;
-    let rows = session.rows(&client).await?;
+    let rows = session.own_rows(&client).await?;
     for entry in ecosystem.only(session.options.only.as_deref()) {
         let name = entry.name();
         if rows.iter().any(|row| row.name == name) {
@@ -206,7 +206,7 @@ pub fn validate(session: &Session, file: &str) -> Result<(), Failure> {
 pub async fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
     let specs = specs(session, &args.file)?;
     let client = session.daemon().await?;
-    let rows = session.rows(&client).await?;
+    let rows = session.own_rows(&client).await?;
     let mut missing = Vec::new();
     let mut failed = false;
     for spec in &specs {

@@ -72,7 +72,7 @@ async fn start_one(session: &Session, target: &str, client: &mut Option<Client>)
     if session.options.write {
         write_resolved(session, spec)?;
     }
-    if !session.options.force && restart_stopped(session, &daemon, &rows, spec).await? {
+    if !session.options.force && restart_stopped(session, &daemon, spec).await? {
         *client = Some(daemon);
         return Ok(spec.name.clone());
     }
@@ -111,7 +111,8 @@ fn resolve(session: &Session, target: &str) -> Result<Resolved, Failure> {
 
 /// The same script under the same name: an error while it runs, a restart of all of that name when none does, or when a
 /// daemon that had to be started for this has taken it up again, as after a crash of the machine or its container.
-async fn restart_stopped(session: &Session, client: &Client, rows: &[Row], spec: &AppSpec) -> Result<bool, Failure> {
+async fn restart_stopped(session: &Session, client: &Client, spec: &AppSpec) -> Result<bool, Failure> {
+    let rows = &session.own_rows(client).await?;
     let same = |row: &&Row| row.name == spec.name && Path::new(&row.script) == spec.script;
     let same: Vec<&Row> = rows.iter().filter(same).collect();
     if same.is_empty() {

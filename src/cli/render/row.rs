@@ -27,6 +27,8 @@ pub struct Row {
     pub cpu: f64,
     /// Resident memory in bytes.
     pub memory: u64,
+    /// Number of the user whose app it is.
+    pub owner: u64,
     /// Whom it runs as.
     pub user: String,
     /// Whether its files are watched.
@@ -64,6 +66,7 @@ impl Row {
             status: text(&env["status"]),
             cpu: process["monit"]["cpu"].as_f64().unwrap_or_default(),
             memory: number(&process["monit"]["memory"]),
+            owner: number(&env["owner"]),
             user: user_of(env),
             watching: !matches!(env["watch"], Value::Null | Value::Bool(false)),
             out_path: path("pm_out_log_path"),

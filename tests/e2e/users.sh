@@ -1,0 +1,44 @@
+# Users of one machine: what is one's own stays one's own, also from root's commands and from the daemon's place.
+
+setup() {
+    users alice bob
+    install_package
+    inside bash -c 'printf "%s" "$1" >/srv/root.json' _ \
+        '{ "apps": [ { "name": "api", "script": "/srv/apps/echo.js", "cwd": "/srv/apps", "env": { "SECRET": "of-root" } } ] }'
+}
+
+owners() { processes | jq -c --arg name "$1" '[.[] | select(.name == $name) | .pm2_env.owner]'; }
+
+test_roots_file_is_about_roots_apps() {
+    as alice pm2rs start /srv/apps/echo.js --name api
+    # An id that is somebody's name, too.
+    as bob pm2rs start /srv/apps/echo.js --name 1
+    local alices command
+    alices=$(pids_of api)
+    for command in start restart reload startOrReload apply; do
+        pm2rs "$command" /srv/root.json
+        same "$(owners api)" '[1000,0]'
+    done
+    pm2rs scale api 2
+    same "$(owners api)" '[1000,0,0]'
+    pm2rs restart all --update-env
+    pm2rs stop /srv/root.json
+    pm2rs delete /srv/root.json
+    same "$(owners api)" '[1000]'
+    lacks "$(as alice pm2rs env 0)" of-root
+    lacks "$(as alice pm2rs jlist)" of-root
+    # Nothing but `restart all` was about alice's.
+    same "$(processes | jq '.[] | select(.name == "api") | .pm2_env.restart_time')" 1
+    gone "$alices"
+    pm2rs delete all
+}
+
+test_roots_environment_is_not_for_apps_of_the_same_name() {
+    as alice pm2rs start /srv/apps/echo.js --name twin
+    pm2rs start /srv/apps/echo.js --name twin
+    inside env TOKEN=of-root pm2rs restart all --update-env
+    inside env TOKEN=of-root pm2rs restart twin --update-env
+    lacks "$(as alice pm2rs jlist)" of-root
+    contains "$(pm2rs jlist)" of-root
+    pm2rs delete all
+}
