@@ -231,13 +231,15 @@ impl Daemon {
         let Some(live) = self.workers.get(worker) else { return };
         let Some(probe) = live.spec.probe.clone() else { return };
         let (facts, spec, identity) = (self.facts.clone(), live.spec.clone(), live.identity.clone());
+        let place = (live.tree.clone(), self.spawner.limits.clone());
         let primary = live.channel.then(|| self.primary.clone());
         let reach = super::probe::Reach { worker, primary, identity: identity.clone() };
         let meant = self.names_for_a_probe(worker, live.pid);
         let task = tokio::spawn(async move {
             let command = |argv: Vec<String>| {
                 let (spec, identity, meant) = (spec.clone(), identity.clone(), meant.clone());
-                async move { super::spawner::run_to_end(&argv, &spec, &meant, &identity).await }
+                let (tree, limits) = place.clone();
+                async move { super::spawner::run_to_end(&argv, &spec, &meant, &identity, &tree, limits).await }
             };
             super::probe::succeed(&probe, &reach, command).await;
             drop(facts.send(Fact::Probed(worker)));

@@ -30,6 +30,7 @@ use crate::sys::scope::Scope;
 use crate::sys::socket;
 use crate::sys::spawn::{Child, Held, Spawn};
 use crate::sys::store::Store;
+use crate::sys::tree::Tree;
 use crate::sys::ulimits::Limit;
 
 /// From fork to a successful exec; a folder on a share that does not answer must not hold a start for ever.
@@ -292,12 +293,15 @@ async fn sockets_of(
 }
 
 /// Runs a command as the app's user, in its folder and with its environment and `more`, and says whether it exited with
-/// 0. Ended when it is no longer waited for.
+/// 0. Ended when it is no longer waited for; what it leaves behind ends with the worker, into whose control group it is
+/// born: what is in ours speaks for the service (`_SYSTEMD_UNIT=`) and uses up what the service may have.
 pub(super) async fn run_to_end(
     argv: &[String],
     spec: &AppSpec,
     more: &[(String, String)],
     identity: &Identity,
+    tree: &Tree,
+    limits: Vec<Limit>,
 ) -> bool {
     let Some((program, args)) = argv.split_first() else { return false };
     let program = if program.contains('/') {
@@ -315,6 +319,11 @@ pub(super) async fn run_to_end(
     spawn.env = own.chain(more).map(|(key, value)| (key.into(), value.into())).collect();
     spawn.cwd.clone_from(&spec.cwd);
     spawn.identity = Some(identity.clone());
+    spawn.limits = limits;
+    if let Tree::Cgroup(group) = tree {
+        let Ok(group) = group.open() else { return false };
+        spawn.cgroup = Some(group);
+    }
     let Ok(held) = spawn.start() else { return false };
     let Ok(child) = held.release(EXEC_DEADLINE).await else { return false };
     let running = Running(child);

@@ -42,3 +42,15 @@ test_roots_environment_is_not_for_apps_of_the_same_name() {
     contains "$(pm2rs jlist)" of-root
     pm2rs delete all
 }
+
+test_what_a_probe_leaves_behind_is_not_the_daemons() {
+    as alice bash -c 'printf "%s" "$1" >probed.json' _ '{ "apps": [ { "name": "probed", "script": "/srv/apps/echo.js",
+        "probe": { "exec": ["/bin/sh", "-c", "cat /proc/self/cgroup >place; ulimit -Sn >files; setsid sleep 987654 & exit 0"] } } ] }'
+    as alice pm2rs start probed.json
+    eventually online probed 1
+    contains "$(inside cat /home/alice/place)" /pm2rs.slice/
+    same "$(inside cat /home/alice/files)" 1024
+    same "$(inside pgrep -f 'sleep 987654' | wc -l)" 1
+    as alice pm2rs delete probed
+    eventually denied inside pgrep -f 'sleep 987654'
+}
