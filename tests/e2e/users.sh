@@ -54,3 +54,17 @@ test_what_a_probe_leaves_behind_is_not_the_daemons() {
     as alice pm2rs delete probed
     eventually denied inside pgrep -f 'sleep 987654'
 }
+
+test_users_do_not_share_keys() {
+    local keyring='print syscall(250, 0, -3, 0), "\n"; sleep 1000' # KEYCTL_GET_KEYRING_ID
+    as alice pm2rs start /usr/bin/perl --interpreter none --name keys -- -e "\$| = 1; $keyring"
+    as bob pm2rs start /usr/bin/perl --interpreter none --name keys -- -e "\$| = 1; $keyring"
+    local file
+    for file in /home/alice /home/bob; do
+        eventually inside test -s "$file/.pm2rs/logs/keys-out.log"
+    done
+    local alices bobs
+    alices=$(inside cat /home/alice/.pm2rs/logs/keys-out.log)
+    bobs=$(inside cat /home/bob/.pm2rs/logs/keys-out.log)
+    [ "$alices" -gt 0 ] && [ "$bobs" -gt 0 ] && [ "$alices" != "$bobs" ] || { die "a keyring each: $alices, $bobs"; return 1; }
+}

@@ -400,6 +400,7 @@ fn wait_for_release(hold: RawFd) {
 /// Becomes the user for good. Groups first: each step needs the right that the last one gives up.
 fn become_user(credentials: &Credentials) -> Result<(), Failure> {
     let Credentials { uid, gid, groups } = credentials;
+    leave_keyring()?;
     // SAFETY: the pointer and length are those of a live slice; the other two take integers only.
     unsafe {
         step(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()), Stage::Groups)?;
@@ -410,6 +411,18 @@ fn become_user(credentials: &Credentials) -> Result<(), Failure> {
         return Err(Failure(Stage::User));
     }
     Ok(())
+}
+
+/// Takes a session keyring of its own (session-keyring(7)): that of this program is inherited, and whoever has the same one
+/// reads the others' keys, whatever user they are. Still as the user of before, against whose quota of keyrings it counts.
+fn leave_keyring() -> Result<(), Failure> {
+    // SAFETY: without a name no memory is read.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<c_char>()) };
+    match errno() {
+        // A kernel without keys, or a sandbox that forbids them, to what it starts as well.
+        libc::ENOSYS | libc::EPERM => Ok(()),
+        _ => step(joined, Stage::User),
+    }
 }
 
 /// Writes a number and a NUL.

@@ -156,6 +156,29 @@ async fn the_user_is_taken_on_whole() {
 }
 
 #[tokio::test]
+async fn users_do_not_share_our_keys() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Identity::by_name("nobody").unwrap();
+    // SAFETY: the name and the key are NUL-terminated or of the given length, and only read.
+    let added = unsafe {
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>());
+        let (kind, name, session) = (c"user".as_ptr(), c"pm2rs-test-key".as_ptr(), libc::KEY_SPEC_SESSION_KEYRING);
+        libc::syscall(libc::SYS_add_key, kind, name, b"s".as_ptr(), 1usize, session)
+    };
+    if added < 0 {
+        println!("skipped, needs a kernel with keys");
+        return;
+    }
+    let keys = "cat /proc/keys";
+    let (own, _) = output(|_| (), keys).await;
+    assert!(own.contains("pm2rs-test-key"), "{own}");
+    let (others, _) = output(|spawn| spawn.identity = Some(nobody), keys).await;
+    assert!(!others.contains("pm2rs-test-key") && others.contains(" _ses"), "{others}");
+}
+
+#[tokio::test]
 async fn limits_and_nice_value_are_set() {
     let resource = nix::sys::resource::Resource::RLIMIT_NOFILE;
     let (text, _) = output(
