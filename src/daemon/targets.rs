@@ -24,8 +24,10 @@ pub struct Row<'a> {
     pub own: bool,
 }
 
-/// A regular expression from a caller compiles to at most so many bytes.
-const REGEX_SIZE: usize = 1 << 20;
+/// A regular expression from a caller compiles to at most so many bytes, which takes a few milliseconds of the loop.
+const REGEX_SIZE: usize = 1 << 18;
+/// So many of them are taken in one request.
+const MAX_PATTERNS: usize = 16;
 /// Targets taken in one request.
 const MAX_TARGETS: usize = 1024;
 
@@ -40,6 +42,9 @@ pub fn resolve(rows: &[Row<'_>], targets: &[String]) -> Result<Vec<ProcessId>, E
     }
     if targets.len() > MAX_TARGETS {
         return Err(Error::InvalidArgument(format!("more than {MAX_TARGETS} targets in one request")));
+    }
+    if targets.iter().filter(|target| pattern(target).is_some()).count() > MAX_PATTERNS {
+        return Err(Error::InvalidArgument(format!("more than {MAX_PATTERNS} regular expressions in one request")));
     }
     let mut found = BTreeSet::new();
     for target in targets {
@@ -122,6 +127,17 @@ mod tests {
         assert_eq!(ids_among(&rows, "0").unwrap(), [0]);
         assert_eq!(ids_among(&rows, "all").unwrap(), [0, 1, 2, 3]);
         assert_eq!(ids_among(&rows, "/^(api|worker)$/").unwrap(), [0, 1, 3]);
+    }
+
+    #[test]
+    fn regular_expressions_take_little_of_the_loop() {
+        let targets = |count: usize| vec!["/^api|w/".to_owned(); count];
+        let rows = [row(0, "api", "default", "/srv/api.js")];
+        assert_eq!(resolve(&rows, &targets(MAX_PATTERNS)), Ok(vec![ProcessId(0)]));
+        assert!(matches!(resolve(&rows, &targets(MAX_PATTERNS + 1)), Err(Error::InvalidArgument(_))));
+        // What people write is far below the bound of one.
+        assert_eq!(ids_among(&rows, r"/^(api|web-\w+-\d+)$/"), Ok(vec![0]));
+        assert!(matches!(ids_among(&rows, r"/^api|\w{20}/"), Err(Error::InvalidArgument(_))));
     }
 
     #[test]

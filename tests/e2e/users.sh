@@ -68,3 +68,12 @@ test_users_do_not_share_keys() {
     bobs=$(inside cat /home/bob/.pm2rs/logs/keys-out.log)
     [ "$alices" -gt 0 ] && [ "$bobs" -gt 0 ] && [ "$alices" != "$bobs" ] || { die "a keyring each: $alices, $bobs"; return 1; }
 }
+
+test_patterns_do_not_hold_up_everybody() {
+    local before patterns=() number
+    as alice pm2rs start /srv/apps/echo.js --name aaaa
+    before=$(inside systemctl show pm2rs -P MainPID)
+    for ((number = 0; number < 1000; number++)); do patterns+=("/^a|\\w{18}$number/"); done
+    denied bus_as alice Resolve as 1000 "${patterns[@]}"
+    same "$(inside systemctl show pm2rs -P MainPID)" "$before"
+}
