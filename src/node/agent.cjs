@@ -7,6 +7,9 @@
 
 const { isMainThread } = require('node:worker_threads');
 
+// How long a client may take to end a connection that we have ended, in ms.
+const LINGER = 2000;
+
 // Worker threads load --require too; a program that the app starts has no channel, or one that is not ours.
 if (isMainThread && process.channel && process.send) start();
 
@@ -20,6 +23,7 @@ function start() {
   const servers = new Set();
   const sockets = new Set();
   const sessions = new Set();
+  const reusing = new WeakMap();
   let draining = false;
   let held = null;
   let waiting = null;
@@ -37,7 +41,7 @@ function start() {
   const listen = net.Server.prototype.listen;
   net.Server.prototype.listen = function (...args) {
     watch(this);
-    return listen.apply(this, given?.replace(args) ?? args);
+    return listen.apply(this, given?.replace(args) ?? withoutReusePort(this, args));
   };
 
   if (cluster.isWorker) {
@@ -49,7 +53,9 @@ function start() {
       }
       return getServer.call(this, server, options, (error, handle) => {
         if (handle) listenWhenAdmitted(handle);
-        callback(error, handle);
+        // Who else has bound the port with this option shares it with us, but not with the supervisor.
+        if (error && reusing.has(server) && servers.has(server)) listen.call(server, reusing.get(server));
+        else callback(error, handle);
       });
     };
     held = hideHeldPorts(net);
@@ -82,6 +88,17 @@ function start() {
         if (draining) endSession(session);
       });
     }
+  }
+
+  // With `reusePort` Node binds a socket for each worker and does not ask for ours, which shares the port just as well: but
+  // what waits on a worker's own is reset when that one closes.
+  function withoutReusePort(server, args) {
+    const [options, ...rest] = args;
+    reusing.delete(server);
+    // On port 0 each worker is to have a port of its own.
+    if (!cluster.isWorker || options?.reusePort !== true || options.exclusive || !Number(options.port)) return args;
+    reusing.set(server, options);
+    return [{ ...options, reusePort: false }, ...rest];
   }
 
   function onListening() {
@@ -144,7 +161,7 @@ function start() {
     // Before the handles go: nothing may be answered as if the connection lived on.
     const latest = new WeakMap();
     require('node:diagnostics_channel').subscribe('http.server.request.start', ({ request, socket, response }) => {
-      if (!latest.has(socket)) takeInBeforeClosing(socket, () => latest.get(socket).request);
+      if (!latest.has(socket)) endBeforeClosing(socket, () => latest.get(socket).request);
       latest.set(socket, { request, response });
       endWith(response, () => latest.get(socket).response === response || isLate());
     });
@@ -204,15 +221,30 @@ function readBeforeAnswering(server) {
   };
 }
 
-// To close on what a client is still sending resets the connection, and the client may not come to read the answer that was
-// given before it has sent all: an upload is taken in whole first.
-function takeInBeforeClosing(socket, lastRequest) {
+// To close on what a client is still sending resets the connection, and it may never come to read the answer that was given
+// before (RFC 9112, section 9.6): an upload is taken in whole first, and then whatever comes until the client ends as well.
+function endBeforeClosing(socket, lastRequest) {
   const { destroySoon } = socket;
   socket.destroySoon = function () {
     const request = lastRequest();
-    if (request.complete) destroySoon.call(this);
-    else request.once('end', () => destroySoon.call(this));
+    const end = () => lingerBeforeClosing(this, destroySoon);
+    if (request.complete) end();
+    else request.once('end', end);
   };
+}
+
+function lingerBeforeClosing(socket, destroySoon) {
+  if (socket.destroyed || socket.readableEnded || socket.writableFinished) return destroySoon.call(socket);
+  socket.once('end', () => destroySoon.call(socket));
+  socket.once('finish', () => {
+    const timer = setTimeout(() => socket.destroy(), LINGER);
+    socket.once('close', () => clearTimeout(timer));
+  });
+  // No more requests are made of it: with a listener, what comes goes past Node's parser.
+  socket.removeAllListeners('data');
+  socket.on('data', () => {});
+  socket.end();
+  socket.resume();
 }
 
 function isConnection(name) {

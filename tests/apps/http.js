@@ -5,6 +5,7 @@ const server = require('node:http')
     const ms = Number(new URL(request.url, 'http://x').searchParams.get('ms'));
     setTimeout(() => response.end(JSON.stringify({ ...answer(), url: request.url, main: require.main === module })), ms);
   });
+const address = process.env.REUSE_PORT ? { port, reusePort: true } : port;
 // With HELD it listens only once it gets a message.
-if (process.env.HELD) process.once('message', () => server.listen(port));
-else server.listen(port);
+if (process.env.HELD) process.once('message', () => server.listen(address));
+else server.listen(address);
