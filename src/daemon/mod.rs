@@ -78,7 +78,7 @@ pub use paths::{Mode, Paths};
 pub use startup::run;
 
 use crate::api::Error;
-use crate::core::{Fleet, JobId, Now, ProcessId, Time, Uid};
+use crate::core::{Fleet, JobId, Now, ProcessId, Time, Uid, WorkerId};
 use crate::dbus;
 use crate::logs::Logs;
 use crate::node::Primary;
@@ -217,10 +217,17 @@ impl Daemon {
         self.call_off(&Error::ShuttingDown);
         self.ending = true;
         self.notify(Notice::Stopping);
-        // All end at the same time, each within its own kill_timeout; systemd is asked to wait for the slowest.
-        let slowest = self.workers.slowest_end();
+        // All end at the same time, each within its own kill_timeout; systemd is asked to wait for the slowest. Not for those
+        // of ordinary users, who would say how long the machine takes to shut down: they have the unit's TimeoutStopSec=.
+        let slowest = self.workers.slowest_end(|worker| self.owner_of(worker) == Some(self.owner));
         self.notify(Notice::ExtendTimeout(slowest + END_MARGIN));
         self.feed(crate::core::Event::ShutdownRequested { job });
+    }
+
+    /// Whose app a worker is of.
+    fn owner_of(&self, worker: WorkerId) -> Option<Uid> {
+        let process = self.fleet.process(self.fleet.worker(worker)?.process)?;
+        Some(self.fleet.app(process.app)?.owner)
     }
 
     /// Ends everything and the daemon; the next one starts with an empty list, as PM2's `kill` leaves it.

@@ -236,9 +236,10 @@ impl Workers {
         });
     }
 
-    /// The longest kill_timeout of those that live.
-    pub(super) fn slowest_end(&self) -> Duration {
-        Duration::from_millis(self.live.values().map(|live| live.spec.kill_timeout).max().unwrap_or(0))
+    /// The longest kill_timeout of those that live and are meant.
+    pub(super) fn slowest_end(&self, meant: impl Fn(WorkerId) -> bool) -> Duration {
+        let those = self.live.iter().filter(|(worker, _)| meant(**worker));
+        Duration::from_millis(those.map(|(_, live)| live.spec.kill_timeout).max().unwrap_or(0))
     }
 
     /// What must be written down of the workers that live.

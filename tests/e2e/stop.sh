@@ -88,3 +88,22 @@ test_a_shutdown_is_quick_and_clean() {
     lacks "$(inside journalctl --boot=-1 -u pm2rs)" "State 'stop-sigterm' timed out"
     contains "$(inside journalctl --boot=-1 -u pm2rs | tail -n 3)" "Deactivated successfully"
 }
+
+test_only_roots_apps_may_take_longer_to_end_than_the_service() {
+    local began
+    inside bash -c 'mkdir -p /run/systemd/system/pm2rs.service.d
+        printf "[Service]\nTimeoutStopSec=4s\n" >/run/systemd/system/pm2rs.service.d/stop.conf
+        systemctl daemon-reload'
+    pm2rs start /srv/apps/stubborn.js --name patient --kill-timeout 9000
+    eventually three_run
+    began=$SECONDS
+    inside systemctl stop pm2rs
+    [ $((SECONDS - began)) -ge 8 ]
+    lacks "$(inside journalctl -u pm2rs -n 10)" timed
+    inside systemctl start pm2rs
+    pm2rs delete patient
+    as alice pm2rs start /srv/apps/stubborn.js --name day --kill-timeout 86400000
+    eventually three_run
+    inside timeout 90 systemctl stop pm2rs
+    eventually no_process_of_ours
+}
